@@ -1,0 +1,52 @@
+# Two commands do everything on a fresh machine: `make app` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+HOST ?= 127.0.0.1
+PORT ?= 7860
+WORKSPACE ?= workspace
+
+.PHONY: help install install-dev app check format test test-slow shapes evidence bench
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
+	touch $@
+
+install: $(VENV)/.installed  ## make the virtual environment with the pinned requirements
+
+install-dev: $(VENV)/.installed-dev  ## the same, with what tests and linters need
+
+app: install  ## serve the page at http://127.0.0.1:7860
+	$(BIN)/python app.py --host $(HOST) --port $(PORT) --workspace $(WORKSPACE)
+
+check: install-dev  ## linters and import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+format: install-dev  ## format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: check  ## linters, then every test that runs in minutes
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: install-dev  ## the evidence that takes longer
+	$(BIN)/python -m pytest -m slow
+
+shapes: install  ## make the embedded model from nothing (hours on two cores; resumable)
+	$(BIN)/python -m chats.shapes.pretrain
+
+evidence: install  ## measure the methods on Shapes and write docs/evidence.md
+	$(BIN)/python -m benchmarks.evidence
+
+bench: install  ## throughput of the methods as ratios of one run
+	$(BIN)/python -m benchmarks.throughput

@@ -1,0 +1,1 @@
+"""Makes the embedded Shapes model from nothing: `python -m chats.shapes.pretrain --help`."""

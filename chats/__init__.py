@@ -1,0 +1,28 @@
+"""CHATS: human-aligned pairs of denoisers, combined while sampling, on stock diffusers pipelines.
+
+    pair = chats.load_pair("path/or/hub-id")
+    with chats.guidance(pipe, pair, method="chats", scale=5.0, alpha=0.5):
+        image = pipe("three red stars").images[0]
+
+Importing this package loads no torch: each name below is imported when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from chats.pair import Pair, PairMetadata, load_pair, save_pair
+    from chats.pipeline import guidance
+
+__all__ = ["Pair", "PairMetadata", "guidance", "load_pair", "save_pair"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'chats' has no attribute {name!r}; it has {__all__}")
+    home = "chats.pipeline" if name == "guidance" else "chats.pair"
+    return getattr(importlib.import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

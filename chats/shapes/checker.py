@@ -17,7 +17,7 @@ from scipy import ndimage
 from chats.shapes.world import (
     BACKGROUNDS,
     COLORS,
-    IMAGE_SIZE_PX,
+    SCENE_SIZE,
     SHAPES,
     Scene,
     SceneObject,
@@ -39,8 +39,8 @@ _SHAPE_OVERLAP = 0.78
 class SeenObject:
     """One object read from a picture; `shape` or `color` is None when it is none of the world's.
 
-    Centres are in pixels of a 96 × 96 picture; `overlap` is the IoU with the best template and
-    `softness` the width of the object's edge relative to its size.
+    Centres are in scene units, of which a side has 96; `overlap` is the IoU with the best template
+    and `softness` the width of the object's edge relative to its size.
     """
 
     shape: str | None
@@ -61,15 +61,15 @@ class SeenScene:
 
 
 def read(pixels: np.ndarray) -> SeenScene:
-    """Read a picture, uint8 `(H, W, 3)`; pictures of another size are resized to 96 px.
+    """Read a picture, uint8 `(H, W, 3)`; every picture is brought to 96 × 96 first.
 
     Raises:
         ValueError: the array is not an RGB picture.
     """
     if pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ValueError(f"The checker reads RGB pictures (H, W, 3); got shape {pixels.shape}.")
-    if pixels.shape[:2] != (IMAGE_SIZE_PX, IMAGE_SIZE_PX):
-        resized = Image.fromarray(pixels).resize((IMAGE_SIZE_PX,) * 2, Image.Resampling.BICUBIC)
+    if pixels.shape[:2] != (SCENE_SIZE, SCENE_SIZE):
+        resized = Image.fromarray(pixels).resize((SCENE_SIZE,) * 2, Image.Resampling.BICUBIC)
         pixels = np.asarray(resized)
     picture = pixels.astype(float)
     background, rows = _read_background(picture)
@@ -197,9 +197,9 @@ def _normalized(mask: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _templates() -> dict[str, np.ndarray]:
-    middle = IMAGE_SIZE_PX / 2
+    middle = SCENE_SIZE / 2
     templates = {}
     for shape in SHAPES:
         scene = Scene("black", (SceneObject(shape, "yellow", middle, middle, 26.0),))
-        templates[shape] = _normalized(render(scene)[..., 0] > 130)
+        templates[shape] = _normalized(render(scene, SCENE_SIZE)[..., 0] > 130)
     return templates

@@ -20,9 +20,9 @@ _WEIGHTS_NAME = "picture_encoder.safetensors"
 
 
 class PictureEncoder(nn.Module):
-    """Convolutions over latents `(B, 4, 12, 12)` to embeddings `(B, 128)`."""
+    """Convolutions over latents `(B, 4, 16, 16)` to embeddings `(B, 128)`."""
 
-    def __init__(self, latent_channels: int = 4, latent_size: int = 12) -> None:
+    def __init__(self, latent_channels: int = 4, latent_size: int = 16) -> None:
         super().__init__()
         widths = (48, 64, 96, 96, 128, 128)
         strides = (1, 1, 2, 1, 2, 1)
@@ -61,7 +61,7 @@ class ShapesClip(nn.Module):
         return F.normalize(self.text_projection(pooled).float(), dim=1)
 
     def embed_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        """Scaled latents `(B, 4, 12, 12)` to unit vectors `(B, 128)`."""
+        """Scaled latents `(B, 4, 16, 16)` to unit vectors `(B, 128)`."""
         return F.normalize(self.pictures(latents).float(), dim=1)
 
     def score(self, latents: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-IMAGE_SIZE_PX = 96
+SCENE_SIZE = 96
+"""Side of a scene; positions and radii are in these units whatever the size of the picture."""
+IMAGE_SIZE_PX = 64
+"""Side of the pictures that are rendered, in pixels."""
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross")
 COLORS = {
     "red": (225, 40, 45),
@@ -51,8 +54,8 @@ RELATION_WORDS = {
 }
 BACKGROUND_WORDS = (" on a ", " with a ")
 
-_RADIUS_PX = {1: (20.0, 27.0), 2: (15.0, 20.0), 3: (13.0, 16.5), 4: (11.5, 14.5)}
-_SUPERSAMPLING = 4
+_RADIUS = {1: (20.0, 27.0), 2: (15.0, 20.0), 3: (13.0, 16.5), 4: (11.5, 14.5)}
+_SUPERSAMPLING = 6
 _SHADE_TOP, _SHADE_BOTTOM = 1.06, 0.88
 _BACKGROUND_TOP, _BACKGROUND_BOTTOM = 1.04, 0.92
 
@@ -77,7 +80,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One placed object; centre and radius in pixels of a 96 × 96 picture."""
+    """One placed object; centre and radius in scene units, of which a side has 96."""
 
     shape: str
     color: str
@@ -88,11 +91,11 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """One full arrangement; `blur_px` is the standard deviation of a Gaussian blur."""
+    """One full arrangement; `blur` is the standard deviation of a Gaussian blur, in scene units."""
 
     background: str
     objects: tuple[SceneObject, ...]
-    blur_px: float = 0.0
+    blur: float = 0.0
 
 
 def sample_spec(
@@ -142,7 +145,7 @@ def caption(spec: Spec, rng: random.Random | None = None) -> str:
     return pick(PREFIXES) + text
 
 
-def place(spec: Spec, rng: random.Random, *, blur_px: float = 0.0) -> Scene:
+def place(spec: Spec, rng: random.Random, *, blur: float = 0.0) -> Scene:
     """Arrange a scene that keeps the promise; open colours and background are drawn."""
     if spec.category == "counting":
         shared = rng.choice(tuple(COLORS))
@@ -154,7 +157,7 @@ def place(spec: Spec, rng: random.Random, *, blur_px: float = 0.0) -> Scene:
         SceneObject(item.shape, color, *disc)
         for item, color, disc in zip(spec.objects, colors, discs, strict=True)
     )
-    return Scene(spec.background or rng.choice(tuple(BACKGROUNDS)), objects, blur_px)
+    return Scene(spec.background or rng.choice(tuple(BACKGROUNDS)), objects, blur)
 
 
 def violate(spec: Spec, rng: random.Random) -> Spec:
@@ -181,20 +184,20 @@ def relation_between(
     return None
 
 
-def render(scene: Scene) -> np.ndarray:
-    """Paint the scene with softly shaded shapes; returns uint8 `(96, 96, 3)`."""
-    size = IMAGE_SIZE_PX
-    rows = np.arange(size) + 0.5
-    ramp = np.linspace(_BACKGROUND_TOP, _BACKGROUND_BOTTOM, size)[:, None, None]
-    picture = np.asarray(BACKGROUNDS[scene.background], float) * ramp * np.ones((1, size, 1))
+def render(scene: Scene, size_px: int = IMAGE_SIZE_PX) -> np.ndarray:
+    """Paint the scene with softly shaded shapes; returns uint8 `(size_px, size_px, 3)`."""
+    unit = size_px / SCENE_SIZE
+    rows = (np.arange(size_px) + 0.5) / unit
+    ramp = np.linspace(_BACKGROUND_TOP, _BACKGROUND_BOTTOM, size_px)[:, None, None]
+    picture = np.asarray(BACKGROUNDS[scene.background], float) * ramp * np.ones((1, size_px, 1))
     for item in scene.objects:
         height = np.clip((rows - item.center_y) / item.radius, -1, 1)
         shade = _SHADE_TOP + (_SHADE_BOTTOM - _SHADE_TOP) * (height + 1) / 2
         paint = np.asarray(COLORS[item.color], float) * shade[:, None, None]
-        picture += _coverage(item)[..., None] * (paint - picture)
+        picture += _coverage(item, size_px)[..., None] * (paint - picture)
     pixels = picture.clip(0, 255).round().astype(np.uint8)
-    if scene.blur_px:
-        blurred = Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(scene.blur_px))
+    if scene.blur:
+        blurred = Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(scene.blur * unit))
         pixels = np.asarray(blurred)
     return pixels
 
@@ -227,28 +230,27 @@ def _with_article(item: SpecObject) -> str:
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
-def _coverage(item: SceneObject) -> np.ndarray:
-    scale = _SUPERSAMPLING
-    points = (outline(item.shape) * item.radius + [item.center_x, item.center_y]) * scale
-    size = IMAGE_SIZE_PX * scale
-    mask = Image.new("L", (size, size))
+def _coverage(item: SceneObject, size_px: int) -> np.ndarray:
+    side = size_px * _SUPERSAMPLING
+    points = outline(item.shape) * item.radius + [item.center_x, item.center_y]
+    points *= side / SCENE_SIZE
+    mask = Image.new("L", (side, side))
     ImageDraw.Draw(mask).polygon([tuple(point) for point in points], fill=255)
-    small = mask.reduce(scale)
-    return np.asarray(small, float) / 255
+    return np.asarray(mask.reduce(_SUPERSAMPLING), float) / 255
 
 
 def _place_discs(
     rng: random.Random, count: int, relation: str | None
 ) -> list[tuple[float, float, float]]:
     """Rejection-sample discs (x, y, radius) that keep clear of each other and of the border."""
-    middle = IMAGE_SIZE_PX / 2
+    middle = SCENE_SIZE / 2
     while True:
-        base = rng.uniform(*_RADIUS_PX[count])
+        base = rng.uniform(*_RADIUS[count])
         discs = []
         for _ in range(count):
             radius = base * rng.uniform(0.95, 1.05)
             low = middle - 9 if count == 1 else radius * 1.12 + 3
-            high = IMAGE_SIZE_PX - low
+            high = SCENE_SIZE - low
             discs.append((rng.uniform(low, high), rng.uniform(low, high), radius))
         if not _clear(discs):
             continue

@@ -1,4 +1,4 @@
-"""Stage 1: the autoencoder, 96 × 96 × 3 pixels to 12 × 12 × 4 latents and back."""
+"""Stage 1: the autoencoder, 64 × 64 × 3 pixels to 16 × 16 × 4 latents and back."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from torch import nn
 
 from chats.shapes.pretrain.config import PretrainConfig
 from chats.shapes.pretrain.loop import Loop
@@ -20,6 +21,7 @@ are decided at very low signal-to-noise, which SD's noise schedule reaches only 
 _NUM_SCENES = 12_000
 _KL_WEIGHT = 2e-5
 _EDGE_WEIGHT = 5.0
+_FIRST_LOG_VARIANCE = -6.0
 
 
 def train_autoencoder(config: PretrainConfig) -> AutoencoderKL:
@@ -59,20 +61,23 @@ def train_autoencoder(config: PretrainConfig) -> AutoencoderKL:
 
 
 def new_autoencoder() -> AutoencoderKL:
-    """The untrained autoencoder."""
-    return AutoencoderKL(
+    """The untrained autoencoder; its posterior starts narrow, or noise would drown the signal."""
+    vae = AutoencoderKL(
         in_channels=3,
         out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(24, 48, 64, 96),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(24, 48, 96),
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=8,
         sample_size=IMAGE_SIZE_PX,
         scaling_factor=SCALING_FACTOR,
+        mid_block_add_attention=False,
         force_upcast=False,
-    ).to(memory_format=torch.channels_last)
+    )
+    nn.init.constant_(vae.quant_conv.bias[LATENT_CHANNELS:], _FIRST_LOG_VARIANCE)
+    return vae.to(memory_format=torch.channels_last)
 
 
 def to_tensor(pictures: np.ndarray) -> torch.Tensor:

@@ -26,19 +26,19 @@ class PretrainConfig(BaseModel):
     """Fraction of scenes whose caption gets one attribute wrong: what preferences can mend."""
     blur_rate: float = Field(0.12, ge=0, le=1)
     """Fraction of scenes that are blurred: the other thing preferences can mend."""
-    autoencoder_steps: int = Field(1_000, ge=1)
+    autoencoder_steps: int = Field(1_200, ge=1)
     """Optimizer steps of the autoencoder."""
-    autoencoder_batch: int = Field(20, ge=1)
+    autoencoder_batch: int = Field(24, ge=1)
     """Pictures per step of the autoencoder."""
     autoencoder_learning_rate: float = Field(2e-3, gt=0)
     """Peak learning rate of the autoencoder."""
-    clip_steps: int = Field(2_000, ge=1)
+    clip_steps: int = Field(800, ge=1)
     """Optimizer steps of the contrastive text–picture training."""
-    clip_batch: int = Field(192, ge=2)
+    clip_batch: int = Field(128, ge=2)
     """Pictures per contrastive step; each brings one caption and one near miss."""
     clip_learning_rate: float = Field(1e-3, gt=0)
     """Peak learning rate of the contrastive training."""
-    denoiser_steps: int = Field(11_000, ge=1)
+    denoiser_steps: int = Field(4_800, ge=1)
     """Optimizer steps of denoiser and text encoder together."""
     denoiser_batch: int = Field(48, ge=1)
     """Latents per step of the denoiser."""

@@ -18,7 +18,7 @@ from chats.shapes.pretrain.tokenizer import new_tokenizer
 
 @dataclass(frozen=True)
 class EncodedScenes:
-    """All training scenes: scaled latents `(N, 4, 12, 12)` float16, token ids `(N, 3, L)`.
+    """All training scenes: scaled latents `(N, 4, 16, 16)` float16, token ids `(N, 3, L)`.
 
     Along the second dimension of the ids: two wordings of the caption, then a near miss.
     """

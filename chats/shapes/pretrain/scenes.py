@@ -31,12 +31,12 @@ _CATEGORY_WEIGHTS = {
 }
 _COLORED_RATE = 0.6
 _BACKGROUND_RATE = 0.6
-_BLUR_PX = (1.0, 2.2)
+_BLUR = (1.0, 2.2)
 
 
 @dataclass(frozen=True)
 class SceneChunk:
-    """`CHUNK_SIZE` scenes: uint8 pictures `(N, 96, 96, 3)`, and three captions of each.
+    """`CHUNK_SIZE` scenes: uint8 pictures `(N, 64, 64, 3)`, and three captions of each.
 
     Two captions are wordings of what the scene is said to show, the third a near miss.
     """
@@ -69,8 +69,8 @@ def scene_chunk(index: int, *, seed: int, caption_noise: float, blur_rate: float
     pictures, captions = [], []
     for _ in range(CHUNK_SIZE):
         spec = training_spec(rng)
-        blur_px = rng.uniform(*_BLUR_PX) if rng.random() < blur_rate else 0.0
-        pictures.append(render(place(spec, rng, blur_px=blur_px)))
+        blur = rng.uniform(*_BLUR) if rng.random() < blur_rate else 0.0
+        pictures.append(render(place(spec, rng, blur=blur)))
         said = violate(spec, rng) if rng.random() < caption_noise else spec
         near_miss = violate(said, rng)
         captions.append((caption(said, rng), caption(said, rng), caption(near_miss, rng)))

@@ -1,0 +1,1 @@
+"""Measurements: throughput as ratios of one run, and the evidence on Shapes."""

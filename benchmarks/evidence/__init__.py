@@ -1,0 +1,1 @@
+"""The evidence on Shapes: every method trained, tuned, sampled and judged; `make evidence`."""

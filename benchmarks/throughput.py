@@ -1,0 +1,164 @@
+"""Throughput of the methods as ratios of one run: `make bench`.
+
+    python -m benchmarks.throughput --rounds 7
+
+Contestants take turns within every round, so that whatever else the machine does hits all of them;
+a ratio is the median over rounds, its spread the interquartile range. The baseline is the stock
+diffusers pipeline with its own classifier-free guidance.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import tyro
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from pydantic import BaseModel, ConfigDict, Field
+
+import chats
+from benchmarks.random_pairs import random_full_pair, random_lora_pair
+from chats.shapes import BASE
+
+PROMPT = "a photo of three red stars on a black background"
+
+
+class BenchConfig(BaseModel):
+    """What is measured, and how often."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    rounds: int = Field(7, ge=3)
+    """Rounds; in each of them every contestant runs once."""
+    num_steps: int = Field(20, ge=1)
+    """Sampling steps on Shapes."""
+    batch_size: int = Field(4, ge=1)
+    """Pictures per call on Shapes."""
+    large_steps: int = Field(2, ge=1)
+    """Sampling steps on the random UNet of about 100M parameters, one picture a call."""
+    num_threads: int = Field(2, ge=1)
+    """CPU threads of torch."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way to paint `num_images` pictures."""
+
+    name: str
+    paint: Callable[[], object]
+    num_images: int
+
+
+def main(config: BenchConfig) -> None:
+    """Print the table of Shapes, then that of the large random UNet."""
+    torch.set_num_threads(config.num_threads)
+    size = {"num_steps": config.num_steps, "batch_size": config.batch_size}
+    print(f"\nShapes, {config.num_steps} steps, {config.batch_size} pictures a call")
+    contestants = [*methods(shapes_pipeline(), **size), *columns(shapes_pipeline(), config)]
+    print_ratios(contestants, rounds=config.rounds)
+    large = large_pipeline()
+    count = sum(parameter.numel() for parameter in large.unet.parameters())
+    print(f"\nRandom UNet, {count / 1e6:.0f}M parameters, {config.large_steps} steps, 1 picture")
+    print_ratios(methods(large, num_steps=config.large_steps, batch_size=1), rounds=config.rounds)
+
+
+def methods(
+    pipeline: StableDiffusionPipeline, *, num_steps: int, batch_size: int
+) -> list[Contestant]:
+    """Stock diffusers CFG first: it is the baseline."""
+    lora, full = random_lora_pair(pipeline), random_full_pair(pipeline)
+    prompts = [PROMPT] * batch_size
+
+    def stock() -> object:
+        return pipeline(prompts, num_inference_steps=num_steps, guidance_scale=3.0)
+
+    def guided(method: str, pair: chats.Pair | None) -> Callable[[], object]:
+        def paint() -> object:
+            with chats.guidance(pipeline, pair, method=method, scale=2.0, alpha=0.5):
+                return pipeline(prompts, num_inference_steps=num_steps)
+
+        return paint
+
+    return [
+        Contestant("CFG, stock diffusers", stock, batch_size),
+        Contestant("Standard", guided("standard", None), batch_size),
+        Contestant("CFG", guided("cfg", None), batch_size),
+        Contestant("CHATS, LoRA pair", guided("chats", lora), batch_size),
+        Contestant("CHATS, full pair", guided("chats", full), batch_size),
+        Contestant("CHATS exact (eq. 16), full pair", guided("chats-exact", full), batch_size),
+    ]
+
+
+def columns(pipeline: StableDiffusionPipeline, config: BenchConfig) -> list[Contestant]:
+    """Standard, CFG and CHATS at one seed: in one call, and in three."""
+    pair = random_lora_pair(pipeline)
+    names = ["standard", "cfg", "chats"]
+
+    def call(methods: list[str]) -> None:
+        with chats.guidance(pipeline, pair, method=methods, scale=2.0, alpha=0.5):
+            pipeline([PROMPT] * len(methods), num_inference_steps=config.num_steps)
+
+    return [
+        Contestant("three columns in one call", lambda: call(names), 3),
+        Contestant("three columns in three calls", lambda: [call([name]) for name in names], 3),
+    ]
+
+
+def print_ratios(contestants: list[Contestant], *, rounds: int) -> None:
+    """One line a contestant: pictures per second, and the ratio to the first one."""
+    speeds: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
+    for contestant in contestants:
+        contestant.paint()
+    for _ in range(rounds):
+        for contestant in contestants:
+            start = time.perf_counter()
+            contestant.paint()
+            seconds = time.perf_counter() - start
+            speeds[contestant.name].append(contestant.num_images / seconds)
+    baseline = speeds[contestants[0].name]
+    print(f"{'':34}  img/s   ratio  (quartiles)")
+    for name, values in speeds.items():
+        ratios = [value / base for value, base in zip(values, baseline, strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        speed = statistics.median(values)
+        print(f"{name:34} {speed:6.2f}   {middle:5.2f}  ({low:.2f} to {high:.2f})", flush=True)
+
+
+def shapes_pipeline() -> StableDiffusionPipeline:
+    """The embedded base in float32."""
+    pipeline = StableDiffusionPipeline.from_pretrained(BASE, dtype=torch.float32)
+    return _quiet(pipeline)
+
+
+def large_pipeline() -> StableDiffusionPipeline:
+    """Shapes' text encoder and autoencoder around a random UNet of about 100M parameters."""
+    shapes = shapes_pipeline()
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=32,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(160, 320, 480),
+        layers_per_block=2,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=shapes.unet.config.cross_attention_dim,
+        attention_head_dim=8,
+    ).eval()
+    parts = shapes.components | {
+        "unet": unet,
+        "scheduler": DDIMScheduler.from_config(shapes.scheduler.config),
+    }
+    return _quiet(StableDiffusionPipeline(**parts, requires_safety_checker=False))
+
+
+def _quiet(pipeline: StableDiffusionPipeline) -> StableDiffusionPipeline:
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+if __name__ == "__main__":
+    main(tyro.cli(BenchConfig))

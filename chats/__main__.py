@@ -1,0 +1,186 @@
+"""The command line: `python -m chats generate | compare | info`.
+
+python -m chats compare --prompt "three red stars on a black background"
+python -m chats generate --prompt "a blue circle" --method chats --scale 5 --alpha 0.5 --count 4
+python -m chats info pictures/chats-0.png
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from chats import hub
+from chats.config import GenerationConfig, MethodName, Row
+from chats.environment import check_environment, quieten_libraries
+from chats.errors import UserError
+from chats.events import ImagesEvent, StepEvent
+from chats.png import config_of_row, describe, read_png, save_png
+from chats.shapes import BASE, SHAPES_MODEL
+from chats.sheet import side_by_side
+from chats.weight_files import component_folders, local_folder, read_json, weight_bytes
+from chats.wording import row_label
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code: 2 for what the person can mend."""
+    command = tyro.cli(Generate | Compare | Info, args=arguments, prog="python -m chats")
+    try:
+        command.run()
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("\nStopped.\n")
+        return 130
+    return 0
+
+
+def _without(model: type[BaseModel], *names: str) -> type[BaseModel]:
+    """Make a model of the same settings without `names`, so that none is defined twice."""
+    fields: dict[str, Any] = {
+        name: (field.annotation, field)
+        for name, field in model.model_fields.items()
+        if name not in names
+    }
+    config = ConfigDict(frozen=True, extra="forbid")
+    return create_model(model.__name__, __config__=config, __doc__=model.__doc__, **fields)
+
+
+_Shared = _without(GenerationConfig, "rows", "missing_pair", "preview_every")
+_SameForAll = _without(Row, "method")
+_Flat = tyro.conf.OmitArgPrefixes
+
+
+class _Command(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class _Making(_Command):
+    shared: Annotated[_Shared, _Flat] = _Shared()
+    """What every picture shares."""
+
+    out: Path = Path("pictures")
+    """Folder for the pictures."""
+
+    device: str | None = None
+    """Torch device: cpu, cuda or mps; none means the best there is."""
+
+    def make(self, rows: Sequence[Row], **settings: Any) -> ImagesEvent:
+        """Make a picture for each row, tell of progress, and write the pictures."""
+        check_environment()
+        quieten_libraries()
+        from chats.generate import generate
+        from chats.models import ModelManager
+
+        config = GenerationConfig(
+            rows=tuple(rows), preview_every=0, **settings, **self.shared.model_dump()
+        )
+        for event in generate(ModelManager(device=self.device), config):
+            if isinstance(event, StepEvent):
+                _show_progress(event)
+            else:
+                _report(event, folder=self.out)
+                return event
+        raise RuntimeError("The generation ended without pictures.")
+
+
+class Generate(_Making):
+    """Make pictures and write them as PNG files with their settings inside."""
+
+    row: Annotated[Row, _Flat] = Row()
+    """How each picture is guided, and the first seed."""
+
+    count: int = Field(1, ge=1, le=64)
+    """How many pictures, at seeds that follow one another."""
+
+    def run(self) -> None:
+        """Make the pictures."""
+        seeds = range(self.row.seed, self.row.seed + self.count)
+        self.make([Row(**{**self.row.model_dump(), "seed": seed}) for seed in seeds])
+
+
+class Compare(_Making):
+    """Show methods side by side at one seed: a PNG for each, and one labelled sheet.
+
+    Methods that need a preference pair are left out, with a notice, where the model has none.
+    """
+
+    row: Annotated[_SameForAll, _Flat] = _SameForAll()
+    """Guidance and seed, the same for all methods."""
+
+    methods: tuple[MethodName, ...] = ("standard", "cfg", "chats")
+    """What to compare, in this order."""
+
+    def run(self) -> None:
+        """Make the pictures and the sheet."""
+        same = self.row.model_dump()
+        rows = [Row(method=method, **same) for method in self.methods]
+        made = self.make(rows, missing_pair="skip")
+        labels = [row_label(row) for row in made.config.rows]
+        sheet = side_by_side(made.images, labels=labels)
+        path = _free_path(self.out, f"compare-{self.row.seed}")
+        _say(f"{save_png(sheet, path, config=made.config)}: side by side")
+
+
+class Info(_Command):
+    """Print the settings inside a PNG, or what a pair or a model is made of."""
+
+    path: tyro.conf.Positional[str]
+    """A PNG file, the folder of a pair or a model, a Hub id, or `shapes`."""
+
+    def run(self) -> None:
+        """Print it."""
+        folder = BASE if self.path == SHAPES_MODEL else local_folder(self.path)
+        if folder is None and hub.is_hub_id(self.path) and not Path(self.path).exists():
+            folder = hub.fetch_texts(self.path)
+        if folder is None:
+            _say(describe(read_png(self.path)))
+        elif (folder / "pair.json").is_file():
+            _say(json.dumps(read_json(folder / "pair.json"), indent=2, ensure_ascii=False))
+        else:
+            _say("\n".join(_model_lines(folder)))
+
+
+def _model_lines(folder: Path) -> list[str]:
+    kind = read_json(folder / "model_index.json").get("_class_name")
+    sizes = {part.name: weight_bytes(part, bytes_per_float=4) for part in component_folders(folder)}
+    lines = [f"  {name}: {size / 1e6:,.1f} MB" for name, size in sizes.items() if size]
+    return [f"{kind}, {sum(sizes.values()) / 1e6:,.1f} MB in float32", *lines]
+
+
+def _report(made: ImagesEvent, *, folder: Path) -> None:
+    for notice in made.notices:
+        _say(notice)
+    for i, (image, row) in enumerate(zip(made.images, made.config.rows, strict=True)):
+        path = _free_path(folder, f"{row.method}-{row.seed}")
+        save_png(image, path, config=config_of_row(made.config, i))
+        _say(f"{path}: {made.combined[i]}")
+    _say(f"{made.config.num_steps} steps, {made.num_forwards} predictions, {made.seconds:.1f} s")
+
+
+def _free_path(folder: Path, stem: str) -> Path:
+    """Name a file that is not there yet: no picture is ever overwritten."""
+    names = (f"{stem}{'' if k == 1 else f'-{k}'}.png" for k in count(1))
+    return next(folder / name for name in names if not (folder / name).exists())
+
+
+def _show_progress(event: StepEvent) -> None:
+    if sys.stderr.isatty():
+        end = "\n" if event.step == event.num_steps else ""
+        left = f"{event.eta_seconds:.0f} s left"
+        sys.stderr.write(f"\rstep {event.step} of {event.num_steps}, {left}   {end}")
+        sys.stderr.flush()
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,275 @@
+"""One forward, each row of the batch with its own LoRA adapter or none.
+
+A pair of LoRA adapters on one denoiser then costs what one model costs: the preferred, dispreferred
+and reference predictions are rows of one batch. Sampling and training both use it. A forward hook
+on each adapted layer adds scaling·B·A·x to the rows that name the adapter; the layer itself is not
+changed, so an adapter from a file needs no surgery on the model and leaves no trace.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from torch.nn import functional
+
+from chats.errors import UserError
+
+PREFERRED = "preferred"
+DISPREFERRED = "dispreferred"
+BASE = "__base__"
+"""Row name of the denoiser without adapters: the reference."""
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """One adapter on one layer: adds scaling·up·down·x."""
+
+    down: torch.Tensor
+    """A, (rank, in) or (rank, in, height, width) on a convolution."""
+
+    up: torch.Tensor
+    """B, (out, rank) or (out, rank, 1, 1)."""
+
+    scaling: float
+    """alpha / rank."""
+
+
+AdaptedLayers = Mapping[nn.Module, Mapping[str, LowRank]]
+"""Layer -> adapter name -> its matrices."""
+
+
+def adapter_rows(
+    denoiser: nn.Module, names: Sequence[str]
+) -> contextlib.AbstractContextManager[None]:
+    """Give each row of the denoiser's batch its own adapter while the context is open.
+
+    Gradients reach every adapter that has rows. With gradient checkpointing call backward() inside
+    the context, so that the recomputed forward sees the same rows.
+
+    Args:
+        denoiser: a model that carries LoRA adapters, see `add_pair_adapters`.
+        names: one adapter name per row, `preferred`, `dispreferred` or `__base__`. It is read at
+            every forward, so a list may be changed in place between forwards.
+
+    Raises:
+        UserError: there is no adapter, a name is unknown, or an adapter cannot be mixed by rows.
+    """
+    return mixed_rows(carried_adapters(denoiser), names)
+
+
+@contextlib.contextmanager
+def mixed_rows(layers: AdaptedLayers, names: Sequence[str]) -> Iterator[None]:
+    """Do the same with adapters that are not part of the denoiser, on its plain layers."""
+    known = frozenset({BASE, *(name for adapters in layers.values() for name in adapters)})
+    with contextlib.ExitStack() as hooks:
+        masks: dict[Any, torch.Tensor] = {}
+        for layer, adapters in layers.items():
+            hook = _Hook(adapters, names=names, known=known, masks=masks)
+            hooks.callback(layer.register_forward_hook(hook).remove)
+        yield
+
+
+def carried_adapters(denoiser: nn.Module) -> AdaptedLayers:
+    """Return the LoRA adapters that a denoiser carries, if rows of one batch can have each its own.
+
+    Raises:
+        UserError: there are none, or they are fused, switched on for all rows, or no plain LoRA.
+    """
+    layers = [module for module in denoiser.modules() if isinstance(module, LoraLayer)]
+    if not layers:
+        raise UserError(f"{type(denoiser).__name__} carries no LoRA adapters.")
+    refuse_fused(denoiser)
+    if any(layer.lora_variant or any(layer.use_dora.values()) for layer in layers):
+        raise UserError(
+            "The denoiser carries a DoRA or another variant of LoRA; rows can only mix plain LoRA "
+            "adapters. Train the pair with use_dora=False."
+        )
+    if any(
+        layer.lora_bias.get(name) or layer.lora_embedding_A for layer in layers for name in layer.r
+    ):
+        raise UserError("Rows can only mix adapters without bias on linear and convolution layers.")
+    if any(
+        isinstance(drop, nn.Dropout) for layer in layers for drop in layer.lora_dropout.values()
+    ):
+        raise UserError("Rows can only mix adapters without dropout. Set lora_dropout to 0.")
+    active = {name for layer in layers for name in layer.active_adapters if name in layer.r}
+    if active and not all(layer.disable_adapters for layer in layers):
+        raise UserError(
+            f"The adapters {sorted(active)} are switched on for every row. Switch them off "
+            "(layer.set_adapter([]) on each of their layers) and let the rows name them."
+        )
+    return {
+        layer: {
+            name: LowRank(layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name])
+            for name in layer.lora_A
+        }
+        for layer in layers
+    }
+
+
+def add_pair_adapters(
+    denoiser: nn.Module,
+    *,
+    rank: int,
+    alpha: float,
+    targets: Sequence[str],
+    generator: torch.Generator | None = None,
+) -> None:
+    """Add both adapters of a pair, ready to be trained: the denoiser still is its own reference.
+
+    The base is frozen, both adapters require gradients, B is zero. Without rows (see
+    `adapter_rows`) a forward gives the reference.
+
+    Args:
+        denoiser: the base model; changed in place.
+        rank: rank r of each adapter.
+        alpha: LoRA's alpha; the update is (alpha / r)·B·A.
+        targets: ends of the names of the layers to adapt.
+        generator: where A's start values come from; none means torch's global one.
+
+    Raises:
+        UserError: the denoiser already carries adapters, or no layer has such a name.
+    """
+    if any(isinstance(module, BaseTunerLayer) for module in denoiser.modules()):
+        raise UserError(
+            f"The denoiser already carries the adapters {sorted(adapter_names(denoiser))}. Unload "
+            "them first: pipe.unload_lora_weights()."
+        )
+    if not any(_is_target(name, targets) for name, _ in denoiser.named_modules()):
+        raise UserError(
+            f"No layer of {type(denoiser).__name__} has a name that ends with one of "
+            f"{list(targets)}. Set the target modules to ends of its layers' names."
+        )
+    configs = {}
+    for name in (PREFERRED, DISPREFERRED):
+        configs[name] = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets))
+        # peft warns when it meets its own attribute of the adapter before: set it aside meanwhile.
+        vars(denoiser).pop("peft_config", None)
+        inject_adapter_in_model(configs[name], denoiser, name)
+    denoiser.peft_config = configs
+    denoiser.requires_grad_(False)
+    for layer in denoiser.modules():
+        if isinstance(layer, LoraLayer):
+            layer.set_adapter([])
+            for name in (PREFERRED, DISPREFERRED):
+                down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
+                nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)
+                down.requires_grad_(True)
+                up.requires_grad_(True)
+
+
+def adapter_weights(denoiser: nn.Module, name: str) -> dict[str, torch.Tensor]:
+    """Return a copy of one adapter's weights on the CPU, named '<layer>.lora_A.weight' and so on.
+
+    Raises:
+        UserError: the denoiser has no such adapter.
+    """
+    found = adapter_names(denoiser)
+    if name not in found:
+        raise UserError(f"Unknown adapter name {name!r}; the denoiser has {sorted(found)}.")
+    tensors = {}
+    for path, layer in denoiser.named_modules():
+        if isinstance(layer, LoraLayer) and name in layer.lora_A:
+            for part, modules in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B)):
+                weight = modules[name].weight.detach().to("cpu", copy=True).contiguous()
+                tensors[f"{path}.{part}.weight"] = weight
+    return tensors
+
+
+def adapter_names(denoiser: nn.Module) -> set[str]:
+    """Return the names of the LoRA adapters that the denoiser carries."""
+    return {
+        name for layer in denoiser.modules() if isinstance(layer, LoraLayer) for name in layer.r
+    }
+
+
+def refuse_fused(denoiser: nn.Module) -> None:
+    """Refuse a denoiser with an adapter fused into its weights.
+
+    Raises:
+        UserError: there is one: the denoiser is not the base that an adapter was trained on.
+    """
+    if any(module.merged for module in denoiser.modules() if isinstance(module, BaseTunerLayer)):
+        raise UserError(
+            "A LoRA is fused into the denoiser's weights, so it is no longer the base that the "
+            "pair was trained from. Call pipe.unfuse_lora() first."
+        )
+
+
+class _Hook:
+    """Adds the adapters of one layer to the rows of its output that name them."""
+
+    def __init__(
+        self,
+        adapters: Mapping[str, LowRank],
+        *,
+        names: Sequence[str],
+        known: frozenset[str],
+        masks: dict[Any, torch.Tensor],
+    ) -> None:
+        self._adapters = adapters
+        self._names = names
+        self._known = known
+        self._masks = masks
+        self._slots = tuple(
+            (name, one.down.shape[0], one.scaling) for name, one in adapters.items()
+        )
+        self._is_trained = any(one.down.requires_grad for one in adapters.values())
+        self._stacked = None if self._is_trained else self._stack()
+
+    def __call__(self, layer: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
+        """Return output + Σ scaling·B·A·x, row by row its own adapter."""
+        rows, inputs = tuple(self._names), args[0]
+        if not self._known.issuperset(rows):
+            unknown = sorted(set(rows) - self._known)
+            raise UserError(f"Unknown adapter names {unknown}; known are {sorted(self._known)}.")
+        if len(rows) != len(inputs):
+            raise UserError(
+                f"{len(rows)} adapter names for {len(inputs)} rows at a {type(layer).__name__} "
+                "layer. Give one name per row, and adapt only layers that keep the batch first."
+            )
+        if self._adapters.keys().isdisjoint(rows):
+            return None
+        down, up = self._stack() if self._stacked is None else self._stacked
+        inputs = inputs.to(down.dtype)
+        mask = self._mask(rows, like=down)
+        if down.ndim == 2:
+            mask = mask.view(len(rows), *[1] * (inputs.ndim - 2), -1)
+            update = functional.linear(functional.linear(inputs, down) * mask, up)
+        else:
+            base = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
+            shape = {"stride": base.stride, "padding": base.padding, "dilation": base.dilation}
+            hidden = functional.conv2d(inputs, down, **shape) * mask[:, :, None, None]
+            update = functional.conv2d(hidden, up)
+        return output + update.to(output.dtype)
+
+    def _stack(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Put all adapters side by side: (Σ rank, in) and (out, Σ rank)."""
+        adapters = self._adapters.values()
+        return torch.cat([one.down for one in adapters]), torch.cat([one.up for one in adapters], 1)
+
+    def _mask(self, rows: tuple[str, ...], *, like: torch.Tensor) -> torch.Tensor:
+        """Return (rows, Σ rank): scaling where the row names the adapter, else 0."""
+        key = (rows, self._slots, like.dtype, like.device)
+        if key not in self._masks:
+            values = [
+                [
+                    scaling * (row == name)
+                    for name, rank, scaling in self._slots
+                    for _ in range(rank)
+                ]
+                for row in rows
+            ]
+            self._masks[key] = torch.tensor(values, dtype=like.dtype, device=like.device)
+        return self._masks[key]
+
+
+def _is_target(name: str, targets: Sequence[str]) -> bool:
+    return any(name == target or name.endswith(f".{target}") for target in targets)

@@ -1,0 +1,113 @@
+"""Settings of a generation, defined once: the page, the command line and the API read them here.
+
+This module imports no torch, so that a form or a command line opens at once.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from chats.errors import explain_validation
+
+MethodName = Literal["standard", "cfg", "chats", "chats-exact", "preferred-cfg", "npo"]
+"""Ways to combine predictions; `chats.guidance` holds the formula of each."""
+
+SchedulerName = Literal["default", "ddim", "euler", "euler-ancestral", "dpm++", "unipc"]
+"""Samplers that can replace a model's own; `default` is the model's own."""
+
+METHODS_WITHOUT_PAIR: frozenset[MethodName] = frozenset({"standard", "cfg"})
+"""Methods that use the reference model only; every other one needs a pair."""
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class Row(_Settings):
+    """One picture of a generation: how its predictions are combined, and its seed."""
+
+    method: MethodName = "chats"
+    """How the predictions of the models are combined."""
+
+    scale: float = Field(5.0, ge=0, le=30)
+    """Guidance scale s as the paper writes it: 0 is no guidance; diffusers' scale is 1 + s."""
+
+    alpha: float = Field(0.5, ge=-1, le=2)
+    """Strength α of the proxy prompt −α·c + (1+α)·∅; only CHATS methods use it."""
+
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Seed of this picture's noise: the same seed gives the same picture in any batch."""
+
+
+class GenerationConfig(_Settings):
+    """Everything that decides the pictures of one generation."""
+
+    prompt: str = ""
+    """What the pictures should show; empty is the null prompt."""
+
+    negative_prompt: str = ""
+    """What the pictures should avoid: it takes the place of the null prompt."""
+
+    rows: tuple[Row, ...] = Field((Row(),), min_length=1, max_length=64)
+    """The pictures, one row each; all of them denoise in lockstep."""
+
+    num_steps: int | None = Field(None, ge=1, le=200)
+    """Number of denoising steps; none means the number that suits the model."""
+
+    width: int | None = Field(None, ge=8, le=4096)
+    """Width in pixels; none means the model's own size."""
+
+    height: int | None = Field(None, ge=8, le=4096)
+    """Height in pixels; none means the model's own size."""
+
+    scheduler: SchedulerName = "default"
+    """Sampler; `default` is the one that the model comes with."""
+
+    interval: tuple[Fraction, Fraction] = (0.0, 1.0)
+    """Fractions of the steps between which guidance is on; outside it costs nothing."""
+
+    model: str = Field("shapes", min_length=1, max_length=500)
+    """The base model: `shapes` (embedded), a folder, or a Hub id such as `owner/name`."""
+
+    pair: str | None = Field(None, max_length=500)
+    """The preference pair: a folder or a Hub id; none means the one embedded with the model."""
+
+    missing_pair: Literal["refuse", "skip"] = "refuse"
+    """Whether rows that need a pair are refused or left out where the model has none."""
+
+    preview_every: int = Field(1, ge=0, le=200)
+    """Show a preview every so many steps; 0 shows none."""
+
+    @model_validator(mode="after")
+    def _interval_is_ordered(self) -> "GenerationConfig":
+        start, end = self.interval
+        if start > end:
+            raise ValueError(f"interval must start before it ends, got {start} to {end}")
+        return self
+
+
+def parse_generation_config(settings: Mapping[str, Any]) -> GenerationConfig:
+    """Check settings that came from outside (a form, an API call, a PNG).
+
+    Raises:
+        UserError: one line for each setting that is wrong, with the value that was given.
+    """
+    try:
+        return GenerationConfig.model_validate(dict(settings))
+    except ValidationError as error:
+        raise explain_validation(error) from None
+
+
+__all__ = [
+    "METHODS_WITHOUT_PAIR",
+    "GenerationConfig",
+    "MethodName",
+    "Row",
+    "SchedulerName",
+    "parse_generation_config",
+]

@@ -1,0 +1,290 @@
+"""Guidance on the real denoiser: a forward pre-hook expands its rows, a post-hook reduces them.
+
+The pipeline calls its denoiser once per step, with the prompt's condition only. The pre-hook turns
+that call into one row for each prediction that the methods combine; the post-hook reduces the rows
+by their weights. The sampling loop, the scheduler and the model stay what they are.
+"""
+
+import contextlib
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator, Mapping, MutableSequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from chats.adapter_rows import AdaptedLayers
+from chats.errors import UserError
+from chats.families import Family
+from chats.methods import Condition, Role, Term, proxy_condition
+from chats.pictures import Picture
+
+_CONDITIONS: tuple[Condition, ...] = ("prompt", "null", "proxy")
+
+
+@dataclass
+class Cost:
+    """What guidance has cost so far."""
+
+    num_forwards: int = 0
+    """Calls of a model, whatever their number of rows."""
+
+    num_rows: int = 0
+    """Predictions: rows over all calls."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """Which module predicts in which role, and the row names where adapters are mixed."""
+
+    modules: Mapping[Role, nn.Module]
+    """Role -> module; all the same module where the roles are adapters on it."""
+
+    adapters: Mapping[Role, str] | None = None
+    """Role -> adapter name; none where each role has a module of its own."""
+
+    layers: AdaptedLayers = field(default_factory=dict)
+    """Where the adapters belong on that module."""
+
+    names: MutableSequence[str] = field(default_factory=list)
+    """Row names of the forward under way; `mixed_rows` reads them."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The rows of one expanded call: term 0 of every picture, then term 1 of those with one..."""
+
+    terms: tuple[tuple[Term, ...], ...]
+
+    @cached_property
+    def rows(self) -> list[tuple[int, Term]]:
+        blocks = range(max(len(own) for own in self.terms))
+        return [(i, own[k]) for k in blocks for i, own in enumerate(self.terms) if len(own) > k]
+
+    @cached_property
+    def blocks(self) -> list[list[int]]:
+        """Pictures of each block of rows, in the rows' order."""
+        blocks = range(max(len(own) for own in self.terms))
+        return [[i for i, own in enumerate(self.terms) if len(own) > k] for k in blocks]
+
+    def reduce(self, predictions: torch.Tensor) -> torch.Tensor:
+        """Σ wₖ·prediction over each picture's rows, (rows, ...) -> (pictures, ...)."""
+        dtype = predictions.dtype
+        if torch.finfo(dtype).bits < 32:
+            predictions = predictions.float()
+        weights = predictions.new_tensor([term.weight for _, term in self.rows])
+        weighted = predictions * weights.view(-1, *[1] * (predictions.ndim - 1))
+        first, *others = weighted.split([len(block) for block in self.blocks])
+        for block, part in zip(self.blocks[1:], others, strict=True):
+            if len(block) < len(first):
+                part = torch.zeros_like(first).index_copy(0, _index(block, part), part)
+            first = first + part
+        return first.to(dtype)
+
+
+class GuidedDenoiser:
+    """The two hooks, for one call of a pipeline."""
+
+    def __init__(
+        self,
+        *,
+        family: Family,
+        models: Models,
+        timesteps: Callable[[], torch.Tensor],
+        cost: Cost,
+    ) -> None:
+        """Prepare the hooks.
+
+        Args:
+            family: names of the denoiser's arguments.
+            models: which module predicts in which role.
+            timesteps: gives the scheduler's timesteps, to find the step's position.
+            cost: counts forwards and rows.
+        """
+        self._family = family
+        self._models = models
+        self._timesteps = timesteps
+        self._cost = cost
+        self._pictures: tuple[Picture, ...] = ()
+        self._null: dict[str, torch.Tensor] = {}
+        self._expanded: dict[str, tuple[torch.Tensor, _Plan, torch.Tensor]] = {}
+        self._plans: dict[tuple[tuple[Term, ...], ...], _Plan] = {}
+
+    def set_pictures(self, pictures: tuple[Picture, ...], null: dict[str, torch.Tensor]) -> None:
+        """Tell what each picture asks for, and the null condition: argument -> (pictures, ...)."""
+        self._pictures = pictures
+        self._null = null
+
+    @contextlib.contextmanager
+    def attached(self, entry: nn.Module) -> Iterator[None]:
+        """Hook `entry`, the module that the pipeline calls, while the context is open."""
+        state: dict[str, Any] = {}
+
+        def expand(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+            kwargs = _by_name(module, args, kwargs)
+            plan = self._plan(kwargs["timestep"])
+            calls = self._calls(entry, plan, kwargs)
+            state.update(plan=plan, calls=calls)
+            return (), self._start(calls[0])
+
+        def reduce(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+            plan, calls = state.pop("plan"), state.pop("calls")
+            parts = [output[0]]
+            for call in calls[1:]:
+                parts.append(call.module(**self._start(call))[0])
+            rows = parts[0]
+            if len(parts) > 1:
+                order = [row for call in calls for row in call.rows]
+                rows = torch.cat(parts)[
+                    _index(sorted(range(len(order)), key=order.__getitem__), rows)
+                ]
+            return _with_prediction(output, plan.reduce(rows))
+
+        with contextlib.ExitStack() as hooks:
+            hooks.callback(entry.register_forward_pre_hook(expand, with_kwargs=True).remove)
+            hooks.callback(entry.register_forward_hook(reduce, with_kwargs=True).remove)
+            yield
+
+    def _plan(self, timestep: torch.Tensor | float) -> _Plan:
+        if not self._pictures:
+            raise RuntimeError("The pipeline called its denoiser before it encoded the prompt.")
+        whole = all(picture.interval == (0.0, 1.0) for picture in self._pictures)
+        position = 0.0 if whole else self._position(timestep)
+        terms = tuple(picture.terms_at(position) for picture in self._pictures)
+        return self._plans.setdefault(terms, _Plan(terms))
+
+    def _position(self, timestep: torch.Tensor | float) -> float:
+        """Fraction of the scheduler's steps that come before `timestep`.
+
+        Looked up, not counted: schedulers of higher order call the denoiser twice a step.
+        """
+        timestep = torch.as_tensor(timestep).flatten()[0].double().cpu()
+        steps = torch.unique_consecutive(self._timesteps().double().cpu())
+        distance = (steps - timestep).abs()
+        if distance.min() > 1e-3 * (1 + timestep.abs()):
+            raise RuntimeError(f"Timestep {timestep} is not one of the scheduler's {steps}.")
+        return int(distance.argmin()) / len(steps)
+
+    def _calls(self, entry: nn.Module, plan: _Plan, kwargs: dict[str, Any]) -> list["_Call"]:
+        rows_of: dict[nn.Module, list[int]] = {entry: []}
+        for row, (_, term) in enumerate(plan.rows):
+            rows_of.setdefault(self._models.modules[term.role], []).append(row)
+        expanded = self._expand(kwargs, plan)
+        whole = len(rows_of) == 1
+        return [
+            _Call(
+                module=module,
+                rows=rows,
+                names=self._names(plan, rows),
+                kwargs=expanded if whole else self._take(expanded, rows, len(plan.rows)),
+            )
+            for module, rows in rows_of.items()
+        ]
+
+    def _start(self, call: "_Call") -> dict[str, Any]:
+        self._models.names[:] = call.names
+        self._cost.num_forwards += 1
+        self._cost.num_rows += len(call.rows)
+        return call.kwargs
+
+    def _names(self, plan: _Plan, rows: list[int]) -> list[str]:
+        adapters = self._models.adapters
+        return [] if adapters is None else [adapters[plan.rows[row][1].role] for row in rows]
+
+    def _expand(self, kwargs: dict[str, Any], plan: _Plan) -> dict[str, Any]:
+        num_pictures = len(self._pictures)
+        pictures = [picture for picture, _ in plan.rows]
+        if pictures == list(range(num_pictures)) and all(
+            term.condition == "prompt" for _, term in plan.rows
+        ):
+            return kwargs
+        expanded = self._take(kwargs, pictures, num_pictures)
+        for path in (*self._family.conditions, *self._family.masks):
+            prompt = _get(kwargs, path)
+            if prompt is not None:
+                _set(expanded, path, self._condition_rows(path, prompt, plan))
+        return expanded
+
+    def _condition_rows(self, path: str, prompt: torch.Tensor, plan: _Plan) -> torch.Tensor:
+        last = self._expanded.get(path)
+        if last is not None and last[0] is prompt and last[1] is plan:
+            return last[2]
+        null = self._null.get(path, prompt)
+        if null.shape != prompt.shape:
+            raise UserError(
+                f"The prompt's {path} has shape {tuple(prompt.shape)}, the null prompt's "
+                f"{tuple(null.shape)}. Pass the prompt as text, or embeddings made with the "
+                "pipeline's own encode_prompt."
+            )
+        null = null.to(prompt.device, prompt.dtype)
+        proxy = prompt
+        if path in self._family.conditions:
+            alpha = prompt.new_tensor([picture.alpha for picture in self._pictures])
+            proxy = proxy_condition(prompt, null, alpha.view(-1, *[1] * (prompt.ndim - 1)))
+        places = [
+            picture + len(prompt) * _CONDITIONS.index(term.condition) for picture, term in plan.rows
+        ]
+        rows = torch.cat([prompt, null, proxy])[_index(places, prompt)]
+        self._expanded[path] = (prompt, plan, rows)
+        return rows
+
+    def _take(self, kwargs: dict[str, Any], rows: list[int], num_rows: int) -> dict[str, Any]:
+        return {
+            name: value if name in self._family.unbatched else _take_rows(value, rows, num_rows)
+            for name, value in kwargs.items()
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Call:
+    """One call of one module: which rows of the plan it predicts, and its arguments."""
+
+    module: nn.Module
+    rows: list[int]
+    names: list[str]
+    kwargs: dict[str, Any]
+
+
+def _by_name(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    # The class's forward: offloading replaces the instance's by one without argument names.
+    names = list(inspect.signature(type(module).forward).parameters)[1:]
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def _take_rows(value: Any, rows: list[int], num_rows: int) -> Any:
+    """Pick rows of every batched tensor in a nested argument; what has no batch axis stays."""
+    if torch.is_tensor(value):
+        is_batched = value.ndim > 0 and value.shape[0] == num_rows
+        return value.index_select(0, _index(rows, value)) if is_batched else value
+    if isinstance(value, dict):
+        return {key: _take_rows(part, rows, num_rows) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_take_rows(part, rows, num_rows) for part in value)
+    return value
+
+
+def _index(places: list[int], like: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(places, device=like.device)
+
+
+def _get(kwargs: dict[str, Any], path: str) -> Any:
+    value: Any = kwargs
+    for key in path.split("."):
+        value = None if value is None else value.get(key)
+    return value
+
+
+def _set(kwargs: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    for key in parents:
+        kwargs = kwargs[key]
+    kwargs[last] = value
+
+
+def _with_prediction(output: Any, prediction: torch.Tensor) -> Any:
+    if isinstance(output, tuple):
+        return (prediction, *output[1:])
+    return dataclasses.replace(output, **{next(iter(output.keys())): prediction})

@@ -1,0 +1,61 @@
+"""Make pictures: one call serves a picture, a comparison, a sweep and the API.
+
+    manager = ModelManager()
+    config = GenerationConfig(prompt="three red stars", rows=(Row(method="cfg"), Row()))
+    for event in generate(manager, config):
+        ...  # StepEvent after StepEvent, then one ImagesEvent
+
+All rows denoise in lockstep in one call of the stock pipeline, which runs in a thread of its own.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+
+from chats.config import GenerationConfig
+from chats.events import ImagesEvent, StepEvent
+from chats.models import ModelManager
+from chats.painter import Painter
+from chats.plan import make_plan
+from chats.wording import combination
+
+
+def generate(
+    manager: ModelManager, config: GenerationConfig, *, cancel: threading.Event | None = None
+) -> Iterator[StepEvent | ImagesEvent]:
+    """Yield a StepEvent for each denoising step, then one ImagesEvent.
+
+    A reader that falls behind misses steps; it never holds up the device. Setting `cancel`, or
+    closing the generator, stops the work within one step and frees the lease; after a cancel the
+    stream ends without an ImagesEvent.
+
+    Args:
+        manager: lends the model.
+        config: what to make.
+        cancel: set it to stop.
+
+    Raises:
+        UserError: the request cannot be met; the text says why and what to do.
+    """
+    started = time.perf_counter()
+    with manager.lease(config.model, config.pair, scheduler=config.scheduler) as lease:
+        plan = make_plan(config, lease)
+        painter = Painter(manager, lease, plan.config, cancel=cancel or threading.Event())
+        worker = threading.Thread(target=painter.run, name="generate", daemon=True)
+        worker.start()
+        try:
+            yield from painter.steps()
+        finally:
+            painter.stop.set()
+            worker.join()
+    if painter.error is not None:
+        raise painter.error
+    if painter.is_done:
+        yield ImagesEvent(
+            images=tuple(painter.images),
+            config=plan.config,
+            notices=(*plan.notices, *painter.notices),
+            seconds=time.perf_counter() - started,
+            num_forwards=painter.num_forwards,
+            combined=tuple(combination(row) for row in plan.config.rows),
+        )

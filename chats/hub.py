@@ -1,0 +1,72 @@
+"""Model folders from the Hub: what is fetched, and one clear message for each way it can fail."""
+
+import re
+from pathlib import Path
+
+from chats.errors import UserError
+
+_TEXT_FILES = ("*.json", "*.txt", "*.model")
+_WEIGHT_FILES = ("*/*.safetensors",)
+_LEFT_OUT = (
+    "*.fp16*",
+    "*non_ema*",
+    "*ema_only*",
+    "*openvino*",
+    "*onnx*",
+    "*flax*",
+    "safety_checker/*",
+)
+
+
+def is_hub_id(name: str) -> bool:
+    """Say whether `name` is written like a Hub id, `owner/name`."""
+    part = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
+    return re.fullmatch(f"{part}/{part}", name) is not None and ".." not in name
+
+
+def fetch_texts(repo_id: str) -> Path:
+    """Fetch only the small files of a repository (configurations, tokenizers)."""
+    return _fetch(repo_id, patterns=_TEXT_FILES)
+
+
+def fetch(repo_id: str) -> Path:
+    """Fetch a repository's configurations and default safetensors, and return its local folder.
+
+    Files that were fetched before are used as they are when the Hub cannot be reached.
+
+    Raises:
+        UserError: no such repository, no access to it, or the Hub cannot be reached.
+    """
+    return _fetch(repo_id, patterns=(*_TEXT_FILES, *_WEIGHT_FILES))
+
+
+def _fetch(repo_id: str, *, patterns: tuple[str, ...]) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                repo_id, allow_patterns=list(patterns), ignore_patterns=list(_LEFT_OUT)
+            )
+        )
+    except errors.GatedRepoError:
+        raise UserError(
+            f"{repo_id} asks for a consent: accept its terms on its page on the Hub, then log in "
+            "on this machine with `hf auth login`."
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise UserError(
+            f"There is no {repo_id!r} on the Hub, or it is private. Check the spelling; for a "
+            "private model log in with `hf auth login`."
+        ) from None
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError):
+        raise UserError(
+            f"{repo_id} is not on this machine and the Hub cannot be reached. What works without "
+            "a network: the embedded model (shapes), a folder, and what was fetched before."
+        ) from None
+    except (errors.HfHubHTTPError, OSError) as error:
+        raise UserError(f"{repo_id} could not be fetched: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

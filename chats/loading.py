@@ -1,0 +1,181 @@
+"""From the name of a model to a pipeline on the device: every check before every load."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+
+from chats import hub, released
+from chats.errors import UserError
+from chats.families import FAMILIES, default_size_px, denoiser_of
+from chats.pair import Pair, load_pair
+from chats.shapes import BASE, SHAPES_MODEL
+from chats.weight_files import component_folders, local_folder, read_json, weight_bytes
+
+# The checker that some models bring paints pictures black without a word and costs a gigabyte.
+_LEFT_OUT = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+
+# Larger pictures are decoded one by one, in the memory of one; small ones together, twice as fast.
+_DECODED_TOGETHER_PX = 256
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A pipeline on the device, shared by all requests, and the pair that is part of it."""
+
+    pipeline: DiffusionPipeline
+    own_pair: Pair | None
+    """The pair of a model in the released layout, whose pipeline holds one half itself."""
+
+
+def resolve_model(name: str) -> Path:
+    """Return the local folder of a model, fetching it from the Hub where it is not here yet.
+
+    Raises:
+        UserError: there is no such model, its family is unknown, or the Hub cannot be reached.
+    """
+    folder = BASE if name == SHAPES_MODEL else local_folder(name)
+    if folder is not None:
+        _check_known(folder, name=folder.name)
+        return folder
+    if hub.is_hub_id(name):
+        _check_known(hub.fetch_texts(name), name=name)
+        return hub.fetch(name)
+    raise UserError(
+        f"Unknown model {name!r}. Known are: {SHAPES_MODEL} (the embedded one), a folder that "
+        "diffusers' save_pretrained wrote, and a Hub id such as owner/name."
+    )
+
+
+def resolve_pair(name: str) -> Path:
+    """Return the local folder of a pair, fetching it from the Hub where it is not here yet.
+
+    Raises:
+        UserError: there is no such pair, or the Hub cannot be reached.
+    """
+    if (folder := local_folder(name)) is not None:
+        return folder
+    if hub.is_hub_id(name):
+        return hub.fetch(name)
+    raise UserError(
+        f"Unknown pair {name!r}. A pair is a folder with a pair.json, or a Hub id such as "
+        "owner/name."
+    )
+
+
+def load_model(folder: Path, *, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+    """Load a model, whose files `check_weight_files` has seen, onto a device.
+
+    Raises:
+        UserError: its weights do not fit its configuration, or are not finite.
+    """
+    try:
+        pair = None
+        if released.is_released(folder):
+            pair = load_pair(folder, dtype=dtype)
+            pipeline = released.load_released_pipeline(folder, pair.half("preferred"), dtype=dtype)
+        else:
+            pipeline = _load_stock(folder, dtype=dtype)
+        _refuse_non_finite(pipeline, name=folder.name)
+        pipeline = pipeline.to(device)
+    except UserError:
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        what = str(error).replace(str(folder), folder.name).strip().splitlines() or [""]
+        raise UserError(
+            f"{folder.name} could not be loaded: {what[0] or type(error).__name__}"
+        ) from error
+    if default_size_px(pipeline) > _DECODED_TOGETHER_PX:
+        pipeline.vae.enable_slicing()
+    return LoadedModel(pipeline=pipeline, own_pair=pair)
+
+
+def model_bytes(folder: Path, *, dtype: torch.dtype) -> int:
+    """Return the memory that a model's weights will take in `dtype`."""
+    size = dtype.itemsize
+    if released.is_released(folder):
+        return weight_bytes(folder, bytes_per_float=size)
+    return sum(weight_bytes(part, bytes_per_float=size) for part in component_folders(folder))
+
+
+def size_factor_px(pipeline: DiffusionPipeline) -> int:
+    """Return what width and height must be divisible by, in pixels.
+
+    A latent of the autoencoder covers `vae_scale_factor` pixels, a transformer's patch several
+    latents, and the stock pipelines refuse what 8 does not divide.
+    """
+    patch = denoiser_of(pipeline).config.get("patch_size") or 1
+    return math.lcm(8, pipeline.vae_scale_factor * patch)
+
+
+def choose_device(name: str | None) -> torch.device:
+    """Return the device of this name; none means CUDA, else an Apple GPU, else the CPU.
+
+    Raises:
+        UserError: there is no such device here.
+    """
+    here = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    usable = [kind for kind, is_here in here.items() if is_here]
+    if name is None:
+        return torch.device(usable[0])
+    if name.partition(":")[0] not in usable:
+        raise UserError(f"There is no device {name!r} here. There is: {', '.join(usable)}.")
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise UserError(f"{name!r} is not a device. Write it like cuda, cuda:1 or cpu.") from None
+
+
+def best_dtype(device: torch.device) -> torch.dtype:
+    """Return float32, on CUDA bfloat16, and float16 on cards that only emulate it."""
+    if device.type != "cuda":
+        return torch.float32
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if native else torch.float16
+
+
+def _check_known(folder: Path, *, name: str) -> None:
+    if released.is_released(folder):
+        return
+    if (folder / "pair.json").is_file():
+        raise UserError(
+            f"{folder.name} is a preference pair, not a model. Give it as the pair, and as the "
+            "model the one it was made from (its pair.json says which)."
+        )
+    found = read_json(folder / "model_index.json").get("_class_name")
+    known = [
+        pipeline
+        for family in FAMILIES
+        for pipeline in family.pipelines
+        if not pipeline.endswith(("Img2ImgPipeline", "InpaintPipeline"))
+    ]
+    if found not in known:
+        raise UserError(
+            f"{name} is a {found}, which is of no family that guidance knows. It knows: "
+            f"{', '.join(known)}."
+        )
+
+
+def _load_stock(folder: Path, *, dtype: torch.dtype) -> DiffusionPipeline:
+    options = _LEFT_OUT if "safety_checker" in read_json(folder / "model_index.json") else {}
+    return DiffusionPipeline.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, local_files_only=True, **options
+    )
+
+
+def _refuse_non_finite(pipeline: DiffusionPipeline, *, name: str) -> None:
+    for component_name, component in pipeline.components.items():
+        if not isinstance(component, torch.nn.Module):
+            continue
+        for parameter_name, parameter in component.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise UserError(
+                    f"{parameter_name} in {component_name} of {name} holds numbers that are not "
+                    "finite: the weights are damaged. Download or copy them again."
+                )

@@ -1,0 +1,222 @@
+"""What is loaded on the device: models and pairs, lent to requests and kept within a budget."""
+
+import copy
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+
+from chats import hub
+from chats.config import SchedulerName
+from chats.families import Family, default_size_px, family_of
+from chats.leases import LeaseCache
+from chats.loading import (
+    LoadedModel,
+    best_dtype,
+    choose_device,
+    load_model,
+    model_bytes,
+    resolve_model,
+    resolve_pair,
+    size_factor_px,
+)
+from chats.pair import Pair, load_pair
+from chats.schedulers import build_scheduler
+from chats.shapes import BASE, PAIR, SHAPES_MODEL
+from chats.weight_files import check_weight_files, local_folder, weight_bytes
+
+SHAPES_NUM_STEPS = 20
+"""Steps that suit the embedded model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """A loaded model for one request; valid until the `with` block of `lease` ends."""
+
+    pipeline: DiffusionPipeline
+    """This request's own pipeline: shared weights, a scheduler of its own."""
+    pair: Pair | None
+    family: Family
+    default_size_px: int
+    """Width and height that the model makes when none is asked for."""
+    size_factor_px: int
+    """Width and height must be divisible by this."""
+    default_num_steps: int
+    device_name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnDevice:
+    """One thing on the device, as the page shows it."""
+
+    name: str
+    kind: str
+    """`model` or `pair`."""
+    size_gb: float
+    in_use: bool
+    device_name: str
+
+
+@dataclass(frozen=True)
+class _Key:
+    kind: str
+    folder: Path
+    stamp: int
+
+
+class ModelManager:
+    """Load models and pairs, lend them to requests, and keep them within a budget.
+
+    Args:
+        device: a torch device; none means CUDA, else MPS, else the CPU.
+        dtype: of the weights; none means float32, on CUDA bfloat16 (float16 on older cards).
+        budget_gb: the most memory that loaded weights may take; none means no limit.
+        max_rows: the most pictures that denoise in one call; further rows come after them.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
+        budget_gb: float | None = None,
+        max_rows: int = 16,
+    ) -> None:
+        self.device = choose_device(device)
+        self.dtype = dtype or best_dtype(self.device)
+        self.max_rows = max_rows
+        self.execution_lock = threading.Lock()
+        """Held by the one request that runs on the device."""
+        budget_bytes = None if budget_gb is None else int(budget_gb * 1e9)
+        self._fetched: dict[str, Path] = {}
+        self._cache = LeaseCache(budget_bytes=budget_bytes, after_eviction=free_memory)
+
+    @contextmanager
+    def lease(
+        self, model: str, pair: str | None = None, *, scheduler: SchedulerName = "default"
+    ) -> Iterator[Lease]:
+        """Lend a model and its pair, loading what is not loaded yet.
+
+        Args:
+            model: `shapes`, a folder, or a Hub id.
+            pair: a folder or a Hub id; none means the one that belongs to the model, if any.
+            scheduler: sampler of this request.
+
+        Raises:
+            UserError: the model or the pair is unknown, refused, damaged or too large.
+        """
+        folder = self._folder(model, resolve_model)
+        pair_folder = _embedded_pair(folder) if pair is None else self._folder(pair, resolve_pair)
+        with ExitStack() as stack:
+            base = stack.enter_context(self._lease_base(folder))
+            own_pair = base.own_pair
+            if pair_folder not in (None, folder):
+                own_pair = stack.enter_context(self._lease_pair(pair_folder))
+            yield self._lease_of(base.pipeline, own_pair, folder=folder, scheduler=scheduler)
+
+    def _lease_of(
+        self,
+        shared: DiffusionPipeline,
+        pair: Pair | None,
+        *,
+        folder: Path,
+        scheduler: SchedulerName,
+    ) -> Lease:
+        pipeline = copy.copy(shared)  # the same weights; what a call writes stays in the copy
+        pipeline.scheduler = build_scheduler(scheduler, model_scheduler=shared.scheduler)
+        pipeline.set_progress_bar_config(disable=True)
+        family = family_of(pipeline)
+        return Lease(
+            pipeline=pipeline,
+            pair=pair,
+            family=family,
+            default_size_px=default_size_px(pipeline),
+            size_factor_px=size_factor_px(pipeline),
+            default_num_steps=SHAPES_NUM_STEPS if folder == BASE else family.num_steps,
+            device_name=self.device_name,
+        )
+
+    @property
+    def device_name(self) -> str:
+        """The device in words."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return "Apple GPU" if self.device.type == "mps" else "CPU"
+
+    def describe(self) -> list[OnDevice]:
+        """List what is loaded, the most recently used last."""
+        return [
+            OnDevice(
+                name=_shown_name(kept.key.folder),
+                kind=kept.key.kind,
+                size_gb=kept.num_bytes / 1e9,
+                in_use=kept.num_leases > 0,
+                device_name=self.device_name,
+            )
+            for kept in self._cache.kept()
+        ]
+
+    def unload(self, name: str) -> bool:
+        """Drop what `describe` calls `name`; say whether anything was (nothing leased is)."""
+        keys = [kept.key for kept in self._cache.kept() if _shown_name(kept.key.folder) == name]
+        dropped = [self._cache.evict(key) for key in keys]
+        return any(dropped)
+
+    def _folder(self, name: str, resolve: Callable[[str], Path]) -> Path:
+        """Find the folder of a model or a pair; the Hub is asked once, not at every request."""
+        if not hub.is_hub_id(name) or local_folder(name) is not None:
+            return resolve(name)
+        if name not in self._fetched:
+            self._fetched[name] = resolve(name)
+        return self._fetched[name]
+
+    def _lease_base(self, folder: Path) -> AbstractContextManager[LoadedModel]:
+        def measure() -> int:
+            check_weight_files(folder)
+            return model_bytes(folder, dtype=self.dtype)
+
+        def load() -> LoadedModel:
+            return load_model(folder, device=self.device, dtype=self.dtype)
+
+        return self._cache.lease(self._key("model", folder), measure=measure, load=load)
+
+    def _lease_pair(self, folder: Path) -> AbstractContextManager[Pair]:
+        def measure() -> int:
+            check_weight_files(folder)
+            return weight_bytes(folder, bytes_per_float=self.dtype.itemsize)
+
+        def load() -> Pair:
+            return load_pair(folder, dtype=self.dtype)
+
+        return self._cache.lease(self._key("pair", folder), measure=measure, load=load)
+
+    def _key(self, kind: str, folder: Path) -> _Key:
+        """Name what is in a folder now; what was loaded before it was written again is dropped."""
+        stamps = [path.stat().st_mtime_ns for path in folder.rglob("*")]
+        key = _Key(kind, folder, stamp=max(stamps, default=0))
+        for kept in self._cache.kept():
+            if (kept.key.kind, kept.key.folder) == (kind, folder) and kept.key != key:
+                self._cache.evict(kept.key)
+        return key
+
+
+def free_memory() -> None:
+    """Give the memory of what was dropped back to the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
+def _embedded_pair(folder: Path) -> Path | None:
+    return PAIR if folder == BASE and (PAIR / "pair.json").is_file() else None
+
+
+def _shown_name(folder: Path) -> str:
+    return SHAPES_MODEL if folder in (BASE, PAIR) else folder.name

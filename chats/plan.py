@@ -1,0 +1,88 @@
+"""What was asked, made definite for one model: sizes, steps, prompts and rows, with notices."""
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from chats.config import METHODS_WITHOUT_PAIR, GenerationConfig
+from chats.errors import UserError
+from chats.models import Lease
+from chats.prompts import TokenLimit, clean_prompt
+from chats.wording import METHOD_TITLES
+
+HOW_TO_GET_A_PAIR = (
+    "name one as the pair (a folder or a Hub id), or make one by fine-tuning this model on "
+    "preferences"
+)
+_MAX_TIMES_DEFAULT_SIZE = 4
+_NO_LIMIT_TOKENS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Settings with nothing left open, and what the person must be told about them."""
+
+    config: GenerationConfig
+    notices: tuple[str, ...]
+
+
+def make_plan(config: GenerationConfig, lease: Lease) -> Plan:
+    """Settle a request for the model that was leased for it.
+
+    Raises:
+        UserError: a size that the model cannot make, or a row that needs a pair it has not.
+    """
+    rows, row_notices = _rows(config, has_pair=lease.pair is not None)
+    limits = token_limits(lease.pipeline)
+    prompt = clean_prompt(config.prompt, limits=limits)
+    negative = clean_prompt(config.negative_prompt, limits=limits, name="Negative prompt")
+    empty = () if prompt.text else ("The prompt is empty: this is the null prompt.",)
+    settled = config.model_copy(
+        update={
+            "prompt": prompt.text,
+            "negative_prompt": negative.text,
+            "rows": rows,
+            "num_steps": config.num_steps or lease.default_num_steps,
+            "width": _size("width", config.width, lease),
+            "height": _size("height", config.height, lease),
+        }
+    )
+    return Plan(settled, (*row_notices, *prompt.notices, *empty, *negative.notices))
+
+
+def token_limits(pipeline: Any) -> tuple[TokenLimit, ...]:
+    """Return the pipeline's tokenizers, each with the number of tokens that the model reads."""
+    parameter = inspect.signature(type(pipeline).__call__).parameters.get("max_sequence_length")
+    longest = _NO_LIMIT_TOKENS if parameter is None else parameter.default
+    return tuple(
+        TokenLimit(tokenizer, min(tokenizer.model_max_length, longest))
+        for name, tokenizer in pipeline.components.items()
+        if name.startswith("tokenizer") and tokenizer is not None
+    )
+
+
+def _rows(config: GenerationConfig, *, has_pair: bool) -> tuple[tuple, tuple[str, ...]]:
+    lacking = [] if has_pair else [r for r in config.rows if r.method not in METHODS_WITHOUT_PAIR]
+    if not lacking:
+        return config.rows, ()
+    names = ", ".join(dict.fromkeys(METHOD_TITLES[row.method] for row in lacking))
+    problem = f"{names}: this needs a preference pair and the model has none: {HOW_TO_GET_A_PAIR}."
+    rest = tuple(row for row in config.rows if row not in lacking)
+    if config.missing_pair == "refuse" or not rest:
+        raise UserError(problem)
+    return rest, (f"Left out {problem}",)
+
+
+def _size(name: str, asked: int | None, lease: Lease) -> int:
+    default, factor = lease.default_size_px, lease.size_factor_px
+    size = default if asked is None else asked
+    if size % factor:
+        below, above = size // factor * factor, -(-size // factor) * factor
+        fitting = " or ".join(str(fit) for fit in (below, above) if fit)
+        raise UserError(f"{name} must be divisible by {factor}, got {size}. Try {fitting}.")
+    if size > _MAX_TIMES_DEFAULT_SIZE * default:
+        raise UserError(
+            f"{name} may be at most {_MAX_TIMES_DEFAULT_SIZE * default} for this model, whose own "
+            f"size is {default}; got {size}."
+        )
+    return size

@@ -245,7 +245,7 @@ def test_adapters_in_one_forward_equal_separate_forwards(dataset, pipeline):
         alone = denoiser(
             batch.latents[each.half], timesteps, **batch.conditions[each.condition]
         ).sample
-        torch.testing.assert_close(output, alone, rtol=1e-5, atol=1e-6)
+        assert (output - alone).norm() <= 1e-5 * alone.norm(), each
         if each.model != "reference":
             alone.square().sum().backward()
     found = {n: p.grad for n, p in separate.named_parameters() if p.grad is not None}
@@ -366,11 +366,11 @@ def test_training_lowers_the_loss(dataset, pipeline, make_config, kind):
     config = make_config(
         model={"kind": kind},
         objective={"temperature": 100.0},
-        optimizer={"num_steps": 40, "batch_size": 4, "learning_rate": 3e-3},
+        optimizer={"num_steps": 24, "batch_size": 4, "learning_rate": 3e-3},
     )
     train_on(config, dataset, pipeline)
     losses = [line["loss"] for line in metrics_of(config)]
-    assert sum(losses[-10:]) / 10 < 0.9 * math.log(2)
+    assert sum(losses[-8:]) / 8 < 0.9 * math.log(2)
 
 
 def test_a_line_of_metrics_covers_its_window(dataset, pipeline, make_config):

@@ -43,7 +43,7 @@ def train_once(name: str, seed: int, config: EvidenceConfig) -> float:
     """Train one model of the table unless it is there; returns the seconds it took."""
     torch.set_num_threads(1)
     output = config.workdir / "models" / f"{name}-{seed}"
-    if (output / "pair").exists():
+    if (output / "pair" / "pair.json").exists():
         return 0.0
     start = time.monotonic()
     pairs = config.workdir / "pairs"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from chats.shapes import BASE
+from chats.shapes import SHAPES_MODEL
 from training.config import TrainingConfig
 
 
@@ -85,7 +85,7 @@ def training_config(name: str, *, seed: int, pairs: Path, output: Path) -> Train
     training = TRAININGS[name]
     return TrainingConfig.model_validate(
         {
-            "model": {"base": str(BASE), "kind": training.kind, "rank": 32, "lora_alpha": 32},
+            "model": {"base": SHAPES_MODEL, "kind": training.kind, "rank": 32, "lora_alpha": 32},
             "data": {"path": pairs},
             "objective": {
                 "name": training.objective,

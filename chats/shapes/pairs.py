@@ -28,7 +28,7 @@ from chats.shapes.prompts import pair_specs
 from chats.shapes.sampling import Sampler
 from chats.shapes.world import Spec, caption
 
-_PROMPTS_PER_BATCH = 12
+_PROMPTS_PER_BATCH = 15
 
 
 class PairsConfig(BaseModel):
@@ -38,9 +38,9 @@ class PairsConfig(BaseModel):
 
     output: Path = Path("build/pairs")
     """Folder that receives the pairs; replaced as a whole."""
-    num_prompts: int = Field(2_400, ge=1)
+    num_prompts: int = Field(1_600, ge=1)
     """Prompts tried; one gives a pair if its pictures differ in keeping the promise."""
-    pictures_per_prompt: int = Field(5, ge=2)
+    pictures_per_prompt: int = Field(4, ge=2)
     """Pictures ranked for each prompt."""
     scale: float = Field(1.5, ge=0)
     """The paper's guidance scale s of the CFG that paints them."""

@@ -1,4 +1,8 @@
-"""Stage 5: the finished parts as one diffusers folder, float16 safetensors."""
+"""Stage 5: the finished parts as one diffusers folder of safetensors.
+
+Autoencoder and denoiser are kept in float16, the small text encoder in float32: transformers loads
+a model in the type of its file, diffusers in float32, and so a plain `from_pretrained` gives one.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +21,10 @@ def export_base(
     *, vae: AutoencoderKL, clip: ShapesClip, unet: UNet2DConditionModel, config: PretrainConfig
 ) -> None:
     """Write `base/` (a StableDiffusionPipeline) and `clip/` under the output folder."""
-    parts = {
-        "vae": copy.deepcopy(vae),
-        "text_encoder": copy.deepcopy(clip.text_encoder),
-        "unet": copy.deepcopy(unet),
-    }
     pipeline = StableDiffusionPipeline(
-        **{name: part.to(torch.float16) for name, part in parts.items()},
+        vae=copy.deepcopy(vae).to(torch.float16),
+        unet=copy.deepcopy(unet).to(torch.float16),
+        text_encoder=clip.text_encoder,
         tokenizer=new_tokenizer(),
         scheduler=new_scheduler(),
         safety_checker=None,

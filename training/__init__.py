@@ -1,0 +1,1 @@
+"""Fine-tuning a pair of denoisers on preferences."""

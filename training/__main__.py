@@ -1,0 +1,42 @@
+"""The trainer's command line.
+
+python -m training --config run.yaml --optimizer.learning-rate 1e-5
+"""
+
+import sys
+
+from chats.errors import UserError
+from training.config import parse_command_line
+
+
+def main() -> int:
+    """Train as the command line says; what a person can mend is one message, not a traceback."""
+    try:
+        config = parse_command_line(sys.argv[1:])
+    except UserError as error:
+        return _fail(error)
+
+    from torch import OutOfMemoryError
+
+    from training.trainer import TrainingStoppedError, train
+
+    try:
+        result = train(config)
+    except (UserError, TrainingStoppedError) as error:
+        return _fail(error)
+    except OutOfMemoryError as error:
+        return _fail(
+            f"Out of memory: lower optimizer.batch_size (now {config.optimizer.batch_size}) and "
+            f"raise optimizer.gradient_accumulation, or set model.kind to lora.\n{error}"
+        )
+    sys.stdout.write(f"The pair is in {result.pair}\n")
+    return 0
+
+
+def _fail(message: object) -> int:
+    sys.stderr.write(f"{message}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""Settings of a training, defined once: the command line, recipes and forms read them here.
+
+This module imports no torch, so that a form or a command line opens at once.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from chats.errors import UserError, explain_validation
+
+ObjectiveName = Literal[
+    "chats", "chats-no-ref", "diffusion-dpo", "sft-preferred", "sft-all", "diffusion-npo"
+]
+"""Training objectives; `chats.objective` holds the formula of each."""
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class ModelSettings(_Settings):
+    """What is trained."""
+
+    base: str = Field("shapes", min_length=1, max_length=500)
+    """The base model: `shapes` (embedded), a folder, or a Hub id such as `owner/name`."""
+
+    kind: Literal["lora", "full"] = "lora"
+    """`lora` trains small adapters on one base; `full` trains whole denoisers."""
+
+    rank: int = Field(16, ge=1, le=1024)
+    """Rank of the LoRA adapters."""
+
+    lora_alpha: int = Field(16, ge=1, le=4096)
+    """LoRA's scale: the adapter's output is multiplied by lora_alpha / rank."""
+
+    targets: tuple[str, ...] | None = Field(None, min_length=1)
+    """Names of the layers that get adapters; none means the model family's own list."""
+
+
+class DataSettings(_Settings):
+    """The preferences."""
+
+    path: Path
+    """Folder with metadata.jsonl or metadata.csv (prompt, chosen_file_name, rejected_file_name)."""
+
+    resolution: int | None = Field(None, ge=8, le=4096)
+    """Side of the square pictures, in pixels; none means the model's own size."""
+
+    null_prompt: Literal["empty", "zeros"] = "empty"
+    """What a dropped prompt becomes: the encoding of "", or zeros."""
+
+    max_pairs: int | None = Field(None, ge=2)
+    """Use only the first so many pairs; none uses all."""
+
+
+class ObjectiveSettings(_Settings):
+    """What the training minimises."""
+
+    name: ObjectiveName = "chats"
+    """The objective."""
+
+    temperature: float = Field(1000.0, gt=0, le=1e7)
+    """T of the CHATS loss; it belongs to the size of the errors, so watch sigmoid_argument/std."""
+
+    beta: float = Field(2000.0, gt=0, le=1e7)
+    """β of Diffusion-DPO and Diffusion-NPO."""
+
+    dispreferred_prompt_drop: Probability = 0.5
+    """Share of the samples whose prompt the dispreferred model of a CHATS pair does not see."""
+
+    prompt_drop: Probability = 0.0
+    """Share of the samples whose prompt every other prediction does not see; the paper has 0."""
+
+
+class OptimizerSettings(_Settings):
+    """How it is minimised (AdamW)."""
+
+    learning_rate: float = Field(5e-5, gt=0, le=1)
+    """Peak learning rate."""
+
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """AdamW's averages of the gradient and of its square."""
+
+    weight_decay: float = Field(0.01, ge=0, le=1)
+    """AdamW's weight decay."""
+
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients longer than this are shortened to it."""
+
+    warmup_steps: int = Field(0, ge=0)
+    """Optimizer steps over which the learning rate rises to its peak."""
+
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """What the learning rate does after the warm-up: stay, or fall to 0 at the end."""
+
+    num_steps: int = Field(1000, ge=1)
+    """Optimizer steps."""
+
+    batch_size: int = Field(8, ge=1, le=65536)
+    """Pairs in one forward."""
+
+    gradient_accumulation: int = Field(1, ge=1, le=65536)
+    """Forwards in one optimizer step."""
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> "OptimizerSettings":
+        if self.warmup_steps >= self.num_steps:
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} must be less than num_steps {self.num_steps}"
+            )
+        return self
+
+
+class RunSettings(_Settings):
+    """Where it is written, and how it runs."""
+
+    output: Path
+    """Folder for metrics.jsonl and the pair; it must not hold a finished run."""
+
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Seed of every draw: order, timesteps, noise, dropped prompts, adapters."""
+
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Number format of the forwards; weights stay in 32 bits."""
+
+    log_every: int = Field(10, ge=1)
+    """Write a line of metrics every so many optimizer steps."""
+
+
+class TrainingConfig(_Settings):
+    """Everything that decides a training."""
+
+    data: DataSettings
+    run: RunSettings
+    model: ModelSettings = ModelSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+
+
+def load_training_config(path: Path) -> TrainingConfig:
+    """Read a YAML file that holds a whole config.
+
+    Raises:
+        UserError: The file is missing or not YAML, or one line for each setting that is wrong.
+    """
+    try:
+        return TrainingConfig.model_validate(_read_yaml(path))
+    except ValidationError as error:
+        raise explain_validation(error) from None
+
+
+def parse_command_line(arguments: Sequence[str]) -> TrainingConfig:
+    """Read `--config run.yaml`, if given, and lay the other flags over it.
+
+    The file may leave out what the flags give. Prints help or what is wrong and exits, as
+    command lines do, when the flags ask for it or are wrong.
+
+    Raises:
+        UserError: The file is missing or not YAML, or one line for each setting that is wrong.
+    """
+    path, flags = tyro.cli(
+        _ConfigFile, args=list(arguments), return_unknown_args=True, add_help=False
+    )
+    settings = _read_yaml(path.config) if path.config else {}
+    _check_all_but_missing(settings)
+    return tyro.cli(
+        TrainingConfig,
+        prog="python -m training",
+        args=flags,
+        default=_partial(TrainingConfig, settings),
+        description="Fine-tune a pair of denoisers on preferences. "
+        "--config FILE.yaml reads settings from a file; flags go over it.",
+    )
+
+
+class _ConfigFile(_Settings):
+    config: Path | None = None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"Can't read the config {path}: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"The config {path} is not YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"The config {path} must map names to settings, not be a {type(content)}.")
+    return content
+
+
+def _check_all_but_missing(settings: Mapping[str, Any]) -> None:
+    """Refuse wrong settings of a file, but let the command line add those that it leaves out."""
+    try:
+        TrainingConfig.model_validate(settings)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+        wrong = [p for p in problems if p["type"] not in ("missing", "value_error")]
+        if wrong:
+            raise explain_validation(
+                ValidationError.from_exception_data(error.title, wrong)
+            ) from None
+
+
+def _partial(model: type[BaseModel], settings: Mapping[str, Any]) -> Any:
+    """Build a default for tyro in which the required settings that are not given stay missing."""
+    values = {}
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            values[name] = _partial(field.annotation, settings.get(name) or {})
+        elif name in settings:
+            values[name] = TypeAdapter(field.annotation).validate_python(settings[name])
+        else:
+            values[name] = tyro.MISSING if field.is_required() else field.get_default()
+    return model.model_construct(**values)

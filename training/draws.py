@@ -1,0 +1,155 @@
+"""Counter-based randomness: every draw is a pure function of (seed, epoch, sample).
+
+No global generator is read or moved, so a training that was killed and resumed, split over
+processes, or cut into smaller batches draws exactly what an undisturbed one would have drawn.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from chats.objective import Condition, Half
+from training.data import EncodedPairs
+
+_ORDER, _SAMPLE = 0, 1
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """What one forward trains on; B pairs.
+
+    Attributes:
+        latents: x₀ of each half, scaled as the denoiser expects, `(B, C, h, w)`.
+        noise: ε, the same for both halves, `(B, C, h, w)`.
+        levels: Rows of the noise schedule, the same for both halves, int `(B,)`.
+        conditions: For `prompt` (c) and `dropped` (c′) the denoiser's arguments, each `(B, ...)`.
+    """
+
+    latents: Mapping[Half, Tensor]
+    noise: Tensor
+    levels: Tensor
+    conditions: Mapping[Condition, Mapping[str, Tensor]]
+
+    def to(self, device: torch.device) -> "PairBatch":
+        """Return the batch on a device."""
+        return PairBatch(
+            latents={half: latents.to(device) for half, latents in self.latents.items()},
+            noise=self.noise.to(device),
+            levels=self.levels.to(device),
+            conditions={
+                condition: {name: value.to(device) for name, value in arguments.items()}
+                for condition, arguments in self.conditions.items()
+            },
+        )
+
+
+@dataclass(frozen=True)
+class SampleDraw:
+    """Everything random about one pair in one epoch."""
+
+    level: int
+    noise: np.ndarray
+    posterior_noise: Mapping[Half, np.ndarray]
+    prompt_uniform: float
+    dropped_uniform: float
+
+
+def samples_at(
+    positions: Sequence[int], *, num_samples: int, seed: int
+) -> tuple[tuple[int, int], ...]:
+    """Return (epoch, sample) of positions in the endless stream of shuffled epochs."""
+    places = [divmod(position, num_samples) for position in positions]
+    orders = {
+        epoch: _generator(seed, _ORDER, epoch).permutation(num_samples)
+        for epoch in {epoch for epoch, _ in places}
+    }
+    return tuple((epoch, int(orders[epoch][place])) for epoch, place in places)
+
+
+def draw_sample(
+    *, seed: int, epoch: int, sample: int, latent_shape: tuple[int, ...], num_levels: int
+) -> SampleDraw:
+    """Draw level, noise, posterior noise and the two prompt-drop numbers of one pair."""
+    generator = _generator(seed, _SAMPLE, epoch, sample)
+    level = int(generator.integers(num_levels))
+    prompt_uniform, dropped_uniform = generator.random(2)
+    noise, preferred, dispreferred = generator.standard_normal((3, *latent_shape), dtype=np.float32)
+    return SampleDraw(
+        level=level,
+        noise=noise,
+        posterior_noise={"preferred": preferred, "dispreferred": dispreferred},
+        prompt_uniform=prompt_uniform,
+        dropped_uniform=dropped_uniform,
+    )
+
+
+def draw_batch(
+    dataset: EncodedPairs,
+    positions: Sequence[int],
+    *,
+    seed: int,
+    num_levels: int,
+    prompt_drop: float,
+    dispreferred_prompt_drop: float,
+) -> PairBatch:
+    """Draw the batch at these positions of the stream.
+
+    Args:
+        dataset: The encoded pairs.
+        positions: Places in the endless stream of shuffled epochs.
+        seed: The run's seed.
+        num_levels: Number of rows of the noise schedule.
+        prompt_drop: Share of samples whose c is ∅.
+        dispreferred_prompt_drop: Share of samples whose c′ is ∅.
+    """
+    counters = samples_at(positions, num_samples=len(dataset), seed=seed)
+    samples = [sample for _, sample in counters]
+    draws = [
+        draw_sample(
+            seed=seed,
+            epoch=epoch,
+            sample=sample,
+            latent_shape=dataset.latent_shape,
+            num_levels=num_levels,
+        )
+        for epoch, sample in counters
+    ]
+    rows = dataset.prompt_rows[samples]
+    keep_prompt = torch.tensor([draw.prompt_uniform >= prompt_drop for draw in draws])
+    keep_dropped = torch.tensor(
+        [draw.dropped_uniform >= dispreferred_prompt_drop for draw in draws]
+    )
+    return PairBatch(
+        latents={
+            half: _sample_latents(
+                moments[samples], [draw.posterior_noise[half] for draw in draws], dataset
+            )
+            for half, moments in (
+                ("preferred", dataset.preferred),
+                ("dispreferred", dataset.dispreferred),
+            )
+        },
+        noise=torch.from_numpy(np.stack([draw.noise for draw in draws])),
+        levels=torch.tensor([draw.level for draw in draws]),
+        conditions={
+            "prompt": _select(dataset.conditions, rows * keep_prompt),
+            "dropped": _select(dataset.conditions, rows * keep_dropped),
+        },
+    )
+
+
+def _sample_latents(moments: Tensor, noise: Sequence[np.ndarray], dataset: EncodedPairs) -> Tensor:
+    mean, log_variance = moments.chunk(2, dim=1)
+    sample = mean + (0.5 * log_variance).exp() * torch.from_numpy(np.stack(noise))
+    return (sample - dataset.shift_factor) * dataset.scaling_factor
+
+
+def _select(conditions: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+    return {name: condition[rows] for name, condition in conditions.items()}
+
+
+def _generator(*counter: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(counter)))

@@ -82,7 +82,7 @@ def carried_adapters(denoiser: nn.Module) -> AdaptedLayers:
     Raises:
         UserError: there are none, or they are fused, switched on for all rows, or no plain LoRA.
     """
-    layers = [module for module in denoiser.modules() if isinstance(module, LoraLayer)]
+    layers = lora_layers(denoiser)
     if not layers:
         raise UserError(f"{type(denoiser).__name__} carries no LoRA adapters.")
     refuse_fused(denoiser)
@@ -155,14 +155,13 @@ def add_pair_adapters(
         inject_adapter_in_model(configs[name], denoiser, name)
     denoiser.peft_config = configs
     denoiser.requires_grad_(False)
-    for layer in denoiser.modules():
-        if isinstance(layer, LoraLayer):
-            layer.set_adapter([])
-            for name in (PREFERRED, DISPREFERRED):
-                down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
-                nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)
-                down.requires_grad_(True)
-                up.requires_grad_(True)
+    for layer in lora_layers(denoiser):
+        layer.set_adapter([])
+        for name in (PREFERRED, DISPREFERRED):
+            down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
+            nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)
+            down.requires_grad_(True)
+            up.requires_grad_(True)
 
 
 def adapter_weights(denoiser: nn.Module, name: str) -> dict[str, torch.Tensor]:
@@ -183,11 +182,14 @@ def adapter_weights(denoiser: nn.Module, name: str) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def lora_layers(denoiser: nn.Module) -> list[LoraLayer]:
+    """Return the layers of the denoiser that carry LoRA adapters."""
+    return [module for module in denoiser.modules() if isinstance(module, LoraLayer)]
+
+
 def adapter_names(denoiser: nn.Module) -> set[str]:
     """Return the names of the LoRA adapters that the denoiser carries."""
-    return {
-        name for layer in denoiser.modules() if isinstance(layer, LoraLayer) for name in layer.r
-    }
+    return {name for layer in lora_layers(denoiser) for name in layer.r}
 
 
 def refuse_fused(denoiser: nn.Module) -> None:
@@ -221,8 +223,10 @@ class _Hook:
         self._slots = tuple(
             (name, one.down.shape[0], one.scaling) for name, one in adapters.items()
         )
-        self._is_trained = any(one.down.requires_grad for one in adapters.values())
-        self._stacked = None if self._is_trained else self._stack()
+        matrices = [matrix for one in adapters.values() for matrix in (one.down, one.up)]
+        is_trained = any(matrix.requires_grad for matrix in matrices)
+        # Matrices that are being trained are stacked anew in every forward, for their gradients.
+        self._stacked = None if is_trained else self._stack()
 
     def __call__(self, layer: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
         """Return output + Σ scaling·B·A·x, row by row its own adapter."""

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from chats.errors import explain_validation
 
 MethodName = Literal["standard", "cfg", "chats", "chats-exact", "preferred-cfg", "npo"]
-"""Ways to combine predictions; `chats.guidance` holds the formula of each."""
+"""Ways to combine predictions; `chats.methods` holds the formula of each."""
 
 SchedulerName = Literal["default", "ddim", "euler", "euler-ancestral", "dpm++", "unipc"]
 """Samplers that can replace a model's own; `default` is the model's own."""

@@ -6,7 +6,6 @@ by their weights. The sampling loop, the scheduler and the model stay what they 
 """
 
 import contextlib
-import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Mapping, MutableSequence
 from dataclasses import dataclass, field
@@ -122,9 +121,15 @@ class GuidedDenoiser:
     def attached(self, entry: nn.Module) -> Iterator[None]:
         """Hook `entry`, the module that the pipeline calls, while the context is open."""
         state: dict[str, Any] = {}
+        names = list(inspect.signature(entry.forward).parameters)
 
         def expand(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-            kwargs = _by_name(module, args, kwargs)
+            kwargs = {**dict(zip(names, args, strict=False)), **kwargs}
+            if len(kwargs[names[0]]) != len(self._pictures):
+                raise RuntimeError(
+                    f"The pipeline called its denoiser with {len(kwargs[names[0]])} rows for "
+                    f"{len(self._pictures)} encoded prompts; it should make one call per step."
+                )
             plan = self._plan(kwargs["timestep"])
             calls = self._calls(entry, plan, kwargs)
             state.update(plan=plan, calls=calls)
@@ -141,7 +146,7 @@ class GuidedDenoiser:
                 rows = torch.cat(parts)[
                     _index(sorted(range(len(order)), key=order.__getitem__), rows)
                 ]
-            return _with_prediction(output, plan.reduce(rows))
+            return (plan.reduce(rows), *output[1:])
 
         with contextlib.ExitStack() as hooks:
             hooks.callback(entry.register_forward_pre_hook(expand, with_kwargs=True).remove)
@@ -149,8 +154,6 @@ class GuidedDenoiser:
             yield
 
     def _plan(self, timestep: torch.Tensor | float) -> _Plan:
-        if not self._pictures:
-            raise RuntimeError("The pipeline called its denoiser before it encoded the prompt.")
         whole = all(picture.interval == (0.0, 1.0) for picture in self._pictures)
         position = 0.0 if whole else self._position(timestep)
         terms = tuple(picture.terms_at(position) for picture in self._pictures)
@@ -248,12 +251,6 @@ class _Call:
     kwargs: dict[str, Any]
 
 
-def _by_name(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    # The class's forward: offloading replaces the instance's by one without argument names.
-    names = list(inspect.signature(type(module).forward).parameters)[1:]
-    return {**dict(zip(names, args, strict=False)), **kwargs}
-
-
 def _take_rows(value: Any, rows: list[int], num_rows: int) -> Any:
     """Pick rows of every batched tensor in a nested argument; what has no batch axis stays."""
     if torch.is_tensor(value):
@@ -282,9 +279,3 @@ def _set(kwargs: dict[str, Any], path: str, value: Any) -> None:
     for key in parents:
         kwargs = kwargs[key]
     kwargs[last] = value
-
-
-def _with_prediction(output: Any, prediction: torch.Tensor) -> Any:
-    if isinstance(output, tuple):
-        return (prediction, *output[1:])
-    return dataclasses.replace(output, **{next(iter(output.keys())): prediction})

@@ -63,8 +63,7 @@ def load_adapter(path: Path, *, family: Family, rank: int, alpha: float) -> dict
     if not path.is_file():
         raise UserError(f"The pair has no {where}.")
     tensors = load_file(path)
-    with safe_open(path, framework="pt") as file:
-        header = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
+    header = _adapter_header(path, where=where)
     said = {key.removeprefix(f"{family.denoiser}."): value for key, value in header.items()}
     _check_plain(tensors, said, where=where)
     if said.get("r", rank) != rank or said.get("lora_alpha", alpha) != alpha:
@@ -134,13 +133,26 @@ def check_adapter_fits(
         name, _, part = key.removesuffix(".weight").rpartition(".")
         layer = layers.get(name)
         weight = getattr(layer, "weight", None)
-        axis = {"lora_A": 1, "lora_B": 0}[part]
-        if weight is None or weight.shape[axis] != tensor.shape[axis]:
+        sides = {"lora_A": slice(1, None), "lora_B": slice(0, 1)}[part]
+        if weight is None or weight.shape[sides] != tensor.shape[sides]:
             found = "absent" if weight is None else tuple(weight.shape)
             raise UserError(
                 f"The pair is for another architecture (base {base!r}): its {role} half has "
                 f"{key} of shape {tuple(tensor.shape)}, the denoiser's layer {name} is {found}."
             )
+
+
+def _adapter_header(path: Path, *, where: str) -> dict[str, object]:
+    """Read what diffusers and peft write of an adapter into a safetensors header."""
+    with safe_open(path, framework="pt") as file:
+        text = (file.metadata() or {}).get("lora_adapter_metadata", "{}")
+    try:
+        header = json.loads(text)
+    except ValueError:
+        header = None
+    if not isinstance(header, dict):
+        raise UserError(f"{where} has a header that cannot be read: it is damaged.")
+    return header
 
 
 def _check_plain(

@@ -90,7 +90,7 @@ class PictureSettings:
         for name, value in self.__dict__.items():
             is_list = isinstance(value, (list, tuple))
             if name == "interval":
-                is_list = is_list and isinstance(value[0], (list, tuple))
+                is_list = is_list and any(isinstance(part, (list, tuple)) for part in value)
             if is_list:
                 found[name] = value
         return found
@@ -109,9 +109,8 @@ def _check(picture: Picture) -> None:
         )
     if not math.isfinite(picture.alpha):
         raise UserError(f"alpha must be a finite number, got {picture.alpha}; try 0.5.")
-    start, end = picture.interval
-    if not 0 <= start <= end <= 1:
+    if len(picture.interval) != 2 or not 0 <= picture.interval[0] <= picture.interval[1] <= 1:
         raise UserError(
-            f"interval must be two fractions of the steps, 0 ≤ start ≤ end ≤ 1, got "
-            f"({start}, {end})."
+            "interval must be two fractions of the steps, 0 ≤ start ≤ end ≤ 1, got "
+            f"{tuple(picture.interval)}."
         )

@@ -57,7 +57,8 @@ def guidance(
         method: how predictions are combined, see `chats.methods.terms`.
         scale: the paper's guidance scale s; diffusers' guidance_scale is 1 + s.
         alpha: the proxy strength α.
-        negative_prompt: the prompt whose encoding is the null condition ∅.
+        negative_prompt: the prompt whose encoding is the null condition ∅; it is encoded with
+            every setting that the prompt is encoded with.
         interval: fractions of the scheduler's timesteps between which guidance is on; outside,
             each picture costs one prediction. Image-to-image starts inside that list.
         null_prompt: what an empty negative prompt is: the encoding of "" or zeros. None takes what
@@ -82,8 +83,12 @@ def guidance(
             f"This {type(pipe).__name__} is a refiner: it conditions the null prompt on a score of "
             "its own, which guidance does not reproduce. Use the base pipeline."
         )
+    _refuse_compiled(denoiser_of(pipe))
     cost = Cost()
-    with _claimed(pipe, denoiser_of(pipe)):
+    owned = [
+        half for half in (pair.halves().values() if pair else ()) if not isinstance(half, Mapping)
+    ]
+    with _claimed(pipe, denoiser_of(pipe), *owned):
         session = _Session(
             family=family,
             settings=settings,
@@ -101,7 +106,7 @@ def guidance(
 
 @contextlib.contextmanager
 def _claimed(*owners: Any) -> Iterator[None]:
-    """Refuse a second guidance on the same pipeline or denoiser, from any thread."""
+    """Refuse a second guidance on the same pipeline or model, from any thread."""
     mark = object()
     with contextlib.ExitStack() as claims:
         for owner in owners:
@@ -109,10 +114,20 @@ def _claimed(*owners: Any) -> Iterator[None]:
             if vars(owner).setdefault("_chats_guidance", mark) is not mark:
                 raise UserError(
                     f"This {type(owner).__name__} is already under chats.guidance. Leave that "
-                    "context first, or give each thread a pipeline with a denoiser of its own."
+                    "context first, or give each thread a pipeline and a pair of its own."
                 )
-            claims.callback(vars(owner).pop, "_chats_guidance")
+            claims.callback(vars(owner).pop, "_chats_guidance", None)
         yield
+
+
+def _refuse_compiled(denoiser: torch.nn.Module) -> None:
+    if any(
+        module._compiled_call_impl or hasattr(module, "_orig_mod") for module in denoiser.modules()
+    ):
+        raise UserError(
+            "The denoiser is compiled by torch.compile, which skips hooks that come later without "
+            "a word. Use chats.guidance on the pipeline as it was before it was compiled."
+        )
 
 
 class _Session:

@@ -14,6 +14,7 @@ from chats.adapter_rows import (
     adapter_rows,
     adapter_weights,
     add_pair_adapters,
+    lora_layers,
 )
 from chats.errors import UserError
 from chats.families import denoiser_of, family_of
@@ -43,10 +44,6 @@ def batch(num_rows: int) -> dict[str, torch.Tensor]:
         for name, shape in shapes.items()
     }
     return {**made, "timestep": torch.arange(num_rows) * 100 + 5}
-
-
-def lora_layers(denoiser: nn.Module) -> list[LoraLayer]:
-    return [module for module in denoiser.modules() if isinstance(module, LoraLayer)]
 
 
 def both_adapters(denoiser: nn.Module) -> dict[str, dict[str, torch.Tensor]]:
@@ -83,7 +80,7 @@ def test_a_denoiser_without_adapters_is_refused():
 
 
 def test_an_unknown_adapter_name_is_refused():
-    """peft itself would run such rows as the base without a word."""
+    """By itself peft would run such rows as the base without a word."""
     denoiser = unet()
     carrying(denoiser, both_adapters(denoiser))
     with (
@@ -154,9 +151,7 @@ def test_target_modules_that_match_nothing_are_refused():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_adapters_fit_every_attention_layer_of_the_family(family):
     pipe = tiny_pipeline(family)
-    add_pair_adapters(
-        denoiser_of(pipe), rank=2, alpha=2, targets=family_of(pipe).lora_targets
-    )
+    add_pair_adapters(denoiser_of(pipe), rank=2, alpha=2, targets=family_of(pipe).lora_targets)
     expected = tiny_adapter(denoiser_of(tiny_pipeline(family)), seed=0).keys()
     assert adapter_weights(denoiser_of(pipe), PREFERRED).keys() == expected
 
@@ -185,6 +180,15 @@ def test_names_are_read_at_every_forward():
         names.reverse()
         second = denoiser(**same).sample
     assert torch.allclose(first.flip(0), second, rtol=1e-12, atol=1e-12)
+
+
+def test_adapters_that_are_being_trained_are_read_at_every_forward():
+    denoiser = carrying(unet(), both_adapters(unet()))
+    inputs = batch(1)
+    with torch.no_grad(), adapter_rows(denoiser, [PREFERRED]):
+        before = denoiser(**inputs).sample
+        lora_layers(denoiser)[0].lora_B[PREFERRED].weight.mul_(2)
+        assert not torch.allclose(denoiser(**inputs).sample, before)
 
 
 def test_without_rows_adapters_do_nothing():
@@ -243,7 +247,9 @@ def test_new_adapters_are_the_reference_and_only_they_are_trainable():
     trainable = {name for name, weight in denoiser.named_parameters() if weight.requires_grad}
     lora = {name for name, _ in denoiser.named_parameters() if ".lora_" in name}
     assert trainable == lora
-    assert all(layer.scaling == {PREFERRED: 2.0, DISPREFERRED: 2.0} for layer in lora_layers(denoiser))
+    assert all(
+        layer.scaling == {PREFERRED: 2.0, DISPREFERRED: 2.0} for layer in lora_layers(denoiser)
+    )
 
 
 def test_a_generator_decides_where_new_adapters_start():
@@ -263,7 +269,10 @@ def test_gradients_reach_both_adapters_and_nothing_else(checkpointing):
     """Each adapter's gradient is that of a model which has it alone."""
     denoiser = unet().train()
     add_pair_adapters(
-        denoiser, rank=2, alpha=2, targets=["to_q", "to_v"],
+        denoiser,
+        rank=2,
+        alpha=2,
+        targets=["to_q", "to_v"],
         generator=torch.Generator().manual_seed(0),
     )
     for layer in lora_layers(denoiser):

@@ -1,4 +1,4 @@
-"""Pairs on disk: what is kept, what is refused, and the layout that the paper's authors released."""
+"""Pairs on disk: what is kept, what is refused, and the layout that the authors released."""
 
 import json
 import pickle
@@ -71,7 +71,7 @@ def test_a_name_that_is_neither_a_folder_nor_a_hub_id_is_refused(tmp_path):
 
 
 def test_a_folder_that_is_no_pair_is_refused(tmp_path):
-    with pytest.raises(UserError, match="is not a pair: it has neither pair.json"):
+    with pytest.raises(UserError, match=r"is not a pair: it has neither pair\.json"):
         load_pair(tmp_path)
 
 
@@ -129,7 +129,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, kind, value):
 
 
 def test_a_full_half_with_weights_missing_is_refused(tmp_path):
-    """diffusers would fill them with random values."""
+    """Stock diffusers would fill them with random values."""
     save_pair(tiny_pair(tiny_pipeline("sd15"), "full"), tmp_path)
     path = next((tmp_path / "preferred").glob("*.safetensors"))
     rewrite(path, lambda tensors: {k: v for k, v in tensors.items() if k != "conv_in.weight"})
@@ -176,6 +176,16 @@ def test_a_dora_is_refused(tmp_path):
     )
     with pytest.raises(UserError, match=r"is not a plain LoRA .*no DoRA"):
         load_pair(folder)
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_header_that_cannot_be_read_is_refused(tmp_path, text):
+    path = saved_lora(tmp_path) / "preferred" / LORA_FILE
+    tensors = load_file(path)
+    path.unlink()
+    save_file(tensors, path, {"lora_adapter_metadata": text})
+    with pytest.raises(UserError, match="has a header that cannot be read"):
+        load_pair(tmp_path)
 
 
 @pytest.mark.parametrize("fields", [{"rank": 4}, {"lora_alpha": 1.0}])

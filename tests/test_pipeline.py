@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from diffusers import (
     ControlNetModel,
     StableDiffusion3Img2ImgPipeline,
@@ -137,6 +138,8 @@ def test_arguments_that_only_repeat_a_default_are_accepted():
         ({"alpha": float("inf")}, "alpha must be a finite number, got inf"),
         ({"interval": (0.7, 0.3)}, "interval must be two fractions"),
         ({"interval": (0.0, 1.5)}, "interval must be two fractions"),
+        ({"interval": (0.5,)}, "interval must be two fractions"),
+        ({"interval": [(0.0, 1.0), (0.5, 0.4)]}, "interval must be two fractions"),
         ({"scale": [1.0, 2.0], "alpha": [0.5]}, "differ in length: {'scale': 2, 'alpha': 1}"),
         ({"scale": []}, "scale is an empty list"),
     ],
@@ -144,10 +147,11 @@ def test_arguments_that_only_repeat_a_default_are_accepted():
 def test_settings_out_of_range_are_refused_before_anything_is_touched(settings, message):
     pipe = tiny_pipeline("sd15")
     before = state_of(pipe)
-    with pytest.raises(UserError, match=message), chats.guidance(pipe, method="cfg") as _:
-        pass  # the valid call shows that the next one fails for its setting alone
-        with chats.guidance(tiny_pipeline("sd15"), **{"method": "cfg", **settings}):
-            pass
+    with (
+        pytest.raises(UserError, match=message),
+        chats.guidance(pipe, **{"method": "cfg", **settings}),
+    ):
+        pass
     assert state_of(pipe) == before
 
 
@@ -191,7 +195,7 @@ def test_a_pair_of_another_family_is_refused(kind):
     pipe = tiny_pipeline("sd15")
     before = state_of(pipe)
     with (
-        pytest.raises(UserError, match="The pair is for the family 'sdxl' .* this pipeline is"),
+        pytest.raises(UserError, match=r"The pair is for the family 'sdxl' .* this pipeline is"),
         chats.guidance(pipe, pair),
     ):
         pass
@@ -210,6 +214,50 @@ def test_guidance_within_guidance_is_refused_also_through_a_shared_denoiser():
                 pass
         pipe("ab", **CALL)
     with chats.guidance(sibling, method="cfg"):
+        pass
+
+
+def test_one_full_pair_on_two_pipelines_at_once_is_refused():
+    first, second = tiny_pipeline("sd15"), tiny_pipeline("sd15")
+    pair = tiny_pair(first, "full")
+    with (
+        chats.guidance(first, pair),
+        pytest.raises(UserError, match=r"UNet2DConditionModel is already under chats\.guidance"),
+        chats.guidance(second, pair),
+    ):
+        pass
+
+
+# torch.compile imports parts of torch that warn of torch's own deprecations.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_compiled_denoiser_is_refused(in_place):
+    pipe = tiny_pipeline("sd15")
+    if in_place:
+        pipe.unet.compile()
+    else:
+        pipe.unet = torch.compile(pipe.unet)
+    with (
+        pytest.raises(UserError, match=r"compiled by torch\.compile"),
+        chats.guidance(pipe, method="cfg"),
+    ):
+        pass
+
+
+def test_offloading_hooks_of_the_denoiser_do_not_get_in_the_way():
+    """Accelerate's hooks replace the instance's forward by a wrapper of it."""
+    pipe = tiny_pipeline("sd15")
+    pair, full = tiny_pair(pipe, "lora"), tiny_pair(pipe, "full")
+    with chats.guidance(pipe, pair):
+        expected = pipe("ab", generator=seeded(), **CALL).images
+    add_hook_to_module(pipe.unet, AlignDevicesHook(execution_device="cpu"))
+    with chats.guidance(pipe, pair):
+        offloaded = pipe("ab", generator=seeded(), **CALL).images
+    assert torch.equal(offloaded, expected)
+    with (
+        pytest.raises(UserError, match="full pair cannot run on a pipeline with CPU offload"),
+        chats.guidance(pipe, full),
+    ):
         pass
 
 
@@ -249,8 +297,8 @@ def test_prompt_embeddings_give_the_picture_that_the_text_gives():
     pipe = tiny_pipeline("sdxl")
     pair = tiny_pair(pipe, "lora")
     call = {**tiny_call("sdxl")}
-    embeds, _, pooled, _ = pipe.encode_prompt("ab cd", do_classifier_free_guidance=False)
     with chats.guidance(pipe, pair):
+        embeds, _, pooled, _ = pipe.encode_prompt("ab cd", do_classifier_free_guidance=False)
         text = pipe("ab cd", generator=seeded(), **call).images
         given = pipe(
             prompt_embeds=embeds, pooled_prompt_embeds=pooled, generator=seeded(), **call
@@ -263,11 +311,9 @@ def test_several_pictures_per_prompt_are_rows_like_any_other(family):
     pipe = tiny_pipeline(family)
     pair = tiny_pair(pipe, "lora")
     generators = [torch.Generator().manual_seed(i) for i in range(2)]
-    with chats.guidance(pipe, pair, alpha=[0.2, 0.8]):
-        both = pipe(
-            "ab", num_images_per_prompt=2, generator=generators, **tiny_call(family)
-        ).images
-    with chats.guidance(pipe, pair, alpha=0.8):
+    with chats.guidance(pipe, pair, alpha=[0.2, 0.8], negative_prompt=["blur", "no"]):
+        both = pipe("ab", num_images_per_prompt=2, generator=generators, **tiny_call(family)).images
+    with chats.guidance(pipe, pair, alpha=0.8, negative_prompt="no"):
         second = pipe("ab", generator=torch.Generator().manual_seed(1), **tiny_call(family)).images
     assert torch.allclose(both[1:], second, rtol=1e-9, atol=1e-9)
 
@@ -289,9 +335,7 @@ def test_pipelines_that_start_from_a_picture_agree_with_their_own_cfg(family, ki
         mask = Image.new("L", (SIZE_PX, SIZE_PX))
         mask.paste(255, (0, 0, SIZE_PX // 2, SIZE_PX))
         call |= {"mask_image": mask, "height": SIZE_PX, "width": SIZE_PX}
-    stock = pipe(
-        "ab cd", guidance_scale=5.0, negative_prompt="", generator=seeded(), **call
-    ).images
+    stock = pipe("ab cd", guidance_scale=5.0, negative_prompt="", generator=seeded(), **call).images
     with chats.guidance(pipe, method="cfg", scale=4.0):
         ours = pipe("ab cd", generator=seeded(), **call).images
     assert torch.allclose(ours, stock, rtol=1e-9, atol=1e-9 * stock.abs().max().item())
@@ -351,6 +395,20 @@ def test_callbacks_see_the_stock_pipeline_and_can_stop_it():
         pipe(["ab", "cd"], callback_on_step_end=watch, **CALL)
     assert seen == [(True, 2)] * 2
     assert cost.num_forwards == 2
+
+
+def test_a_callback_that_turns_the_pipelines_own_guidance_on_is_stopped():
+    pipe = tiny_pipeline("sd15")
+
+    def meddle(pipeline, step, timestep, tensors):
+        pipeline._guidance_scale = 5.0
+        return tensors
+
+    with (
+        chats.guidance(pipe, method="cfg"),
+        pytest.raises(RuntimeError, match="called its denoiser with 2 rows for 1 encoded prompts"),
+    ):
+        pipe("ab", callback_on_step_end=meddle, **CALL)
 
 
 def test_a_pipeline_with_its_decoder_makes_pictures():

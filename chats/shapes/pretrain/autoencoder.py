@@ -14,9 +14,9 @@ from chats.shapes.pretrain.scenes import scene_chunks
 from chats.shapes.world import IMAGE_SIZE_PX
 
 LATENT_CHANNELS = 4
-SCALING_FACTOR = 0.34
-"""Unit-variance latents are scaled to this deviation: in small flat latents layout and colour
-are decided at very low signal-to-noise, which SD's noise schedule reaches only when scaled."""
+SCALING_FACTOR = 0.6
+"""Unit-variance latents are scaled to this deviation: so small and flat a picture keeps its layout
+and colours visible at very little signal, and SD's noise schedule must still reach that."""
 
 _NUM_SCENES = 12_000
 _KL_WEIGHT = 2e-5

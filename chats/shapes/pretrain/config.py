@@ -38,7 +38,7 @@ class PretrainConfig(BaseModel):
     """Pictures per contrastive step; each brings one caption and one near miss."""
     clip_learning_rate: float = Field(1e-3, gt=0)
     """Peak learning rate of the contrastive training."""
-    denoiser_steps: int = Field(4_800, ge=1)
+    denoiser_steps: int = Field(5_000, ge=1)
     """Optimizer steps of denoiser and text encoder together."""
     denoiser_batch: int = Field(48, ge=1)
     """Latents per step of the denoiser."""
@@ -46,5 +46,5 @@ class PretrainConfig(BaseModel):
     """Peak learning rate of the denoiser; the text encoder learns at 0.3 of it."""
     prompt_drop: float = Field(0.1, ge=0, lt=1)
     """Fraction of captions replaced by the empty prompt, which teaches the null condition."""
-    save_every: int = Field(500, ge=1)
+    save_every: int = Field(250, ge=1)
     """Optimizer steps between two saved training states."""

@@ -13,6 +13,8 @@ from chats.shapes.pretrain.latents import EncodedScenes, tokenize
 from chats.shapes.pretrain.loop import Loop
 
 _TEXT_RATE = 0.3
+_TIMESTEP_POWER = 1.5
+"""Timesteps are drawn as 1000·u^1.5: shapes and pure colours are decided at little noise."""
 
 
 def new_scheduler() -> DDIMScheduler:
@@ -82,7 +84,8 @@ def train_denoiser(
         ids = scenes.token_ids[rows, wording]
         ids[torch.rand(size, generator=generator) < config.prompt_drop] = null_ids
         latents = scenes.latents[rows].float()
-        timesteps = torch.randint(len(alphas), (size,), generator=generator)
+        uniform = torch.rand(size, generator=generator)
+        timesteps = (len(alphas) * uniform**_TIMESTEP_POWER).long()
         noise = torch.randn(latents.shape, generator=generator)
         signal = alphas[timesteps].sqrt().view(-1, 1, 1, 1)
         sigma = (1 - alphas[timesteps]).sqrt().view(-1, 1, 1, 1)

@@ -1,0 +1,204 @@
+"""Serve the page: `python app.py --port 7860`. The only file that knows every package."""
+
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+from pydantic import BaseModel, ConfigDict, Field
+
+from chats.config import GenerationConfig
+from chats.environment import check_environment
+from chats.errors import UserError
+from chats.events import ImagesEvent, StepEvent
+from chats.shapes import BASE, PAIR, SHAPES_MODEL
+from ui.server import (
+    LOGIN_VARIABLE,
+    check_login,
+    check_port,
+    own_hosts_only,
+    prepare_environment,
+)
+from ui.services import ModelChoice, ModelStatus, Services
+
+if TYPE_CHECKING:
+    from chats.models import ModelManager
+
+MAX_UPLOAD = "50mb"
+SHAPES_EXAMPLES = (
+    "three red stars on a black background",
+    "a blue circle to the left of a square",
+    "a green heart and a purple cross",
+    "a triangle above a star on a brown background",
+    "four yellow circles",
+)
+EXAMPLES = (
+    "an astronaut riding a horse on the moon, oil painting",
+    "a red fox in fresh snow, morning light",
+    "a cosy bookshop on a rainy evening, watercolour",
+)
+
+logger = logging.getLogger("chats")
+
+
+class Settings(BaseModel):
+    """Settings of the server."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    host: str = "127.0.0.1"
+    """Address to listen on; one that others can reach needs CHATS_LOGIN=name:password."""
+
+    port: int = Field(7860, ge=1, le=65535)
+    """Port to listen on."""
+
+    workspace: Path = Path("workspace")
+    """Folder for what the page keeps; it is made when it is missing."""
+
+    model: str = SHAPES_MODEL
+    """The model: `shapes` (embedded), a diffusers folder, or a Hub id such as `owner/name`."""
+
+    pair: str | None = None
+    """Its preference pair: a folder or a Hub id; none means the one embedded with Shapes."""
+
+    device: str | None = None
+    """Torch device, such as `cpu`, `cuda` or `cuda:1`; none means the best there is."""
+
+
+class Models:
+    """The models behind the page; torch is imported with the first use, after the page is up."""
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._manager: ModelManager | None = None
+        self._status = ModelStatus("loading", f"Loading {_title(settings.model)}…")
+
+    def generate(
+        self, config: GenerationConfig, cancel: threading.Event
+    ) -> Iterator[StepEvent | ImagesEvent]:
+        """Make the pictures of a configuration."""
+        manager = self._get_manager()
+        from chats.generate import generate
+
+        yield from generate(manager, config, cancel=cancel)
+
+    def status(self) -> ModelStatus:
+        """How far loading is."""
+        return self._status
+
+    def warm_up(self) -> None:
+        """Load model and pair, so that the first person does not wait for them."""
+        title = _title(self._settings.model)
+        try:
+            with self._get_manager().lease(self._settings.model, self._settings.pair) as lease:
+                self._status = ModelStatus("ready", f"{title}, ready on {lease.device_name}")
+        except UserError as error:
+            logger.error("%s", error)
+            self._status = ModelStatus("failed", str(error))
+        except Exception as error:
+            logger.exception("%s could not be loaded", title)
+            self._status = ModelStatus("failed", f"{title} could not be loaded: {error}")
+
+    def _get_manager(self) -> "ModelManager":
+        with self._lock:
+            if self._manager is None:
+                from chats.models import ModelManager
+
+                self._manager = ModelManager(device=self._settings.device)
+            return self._manager
+
+
+def main(settings: Settings) -> None:
+    """Check what can be checked at once, serve the page, then load the model behind it."""
+    check_environment()
+    login = check_login(settings.host, os.environ.get(LOGIN_VARIABLE, ""))
+    check_port(settings.host, settings.port)
+    prepare_environment(settings.workspace)
+    models = Models(settings)
+
+    from ui.blocks import build_ui
+    from ui.look import launch_options
+
+    page = build_ui(
+        Services(
+            generate=models.generate,
+            models=lambda: (describe_model(settings),),
+            status=models.status,
+        )
+    )
+    page.launch(
+        server_name=settings.host,
+        server_port=settings.port,
+        auth=login,
+        prevent_thread_lock=True,
+        share=False,
+        show_error=True,
+        enable_monitoring=False,
+        run_history=False,
+        ssr_mode=False,
+        max_file_size=MAX_UPLOAD,
+        quiet=True,
+        app_kwargs={"middleware": [own_hosts_only(settings.host)]},
+        **launch_options(),
+    )
+    logger.info("Serving http://%s:%d", settings.host, settings.port)
+    threading.Thread(target=models.warm_up, name="warm-up", daemon=True).start()
+    page.block_thread()
+
+
+def describe_model(settings: Settings) -> ModelChoice:
+    """Say what is known about the model without loading it: reads a few small files at most."""
+    if settings.model == SHAPES_MODEL:
+        return describe_shapes(base=BASE, pair=settings.pair)
+    return ModelChoice(
+        name=settings.model,
+        title=_title(settings.model),
+        num_steps=50,
+        has_pair=settings.pair is not None,
+        pair=settings.pair,
+        examples=EXAMPLES,
+    )
+
+
+def describe_shapes(*, base: Path, pair: str | None, embedded: Path = PAIR) -> ModelChoice:
+    """Describe the Shapes model and its pair, given or embedded, from their small files."""
+    unet, vae = (_read_json(base / part / "config.json") for part in ("unet", "vae"))
+    size = unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1)
+    metadata = (Path(pair).expanduser() if pair else embedded) / "pair.json"
+    recommended = _read_json(metadata).get("recommended") or {} if metadata.is_file() else {}
+    return ModelChoice(
+        name=SHAPES_MODEL,
+        title=_title(SHAPES_MODEL),
+        num_steps=20,
+        scale=recommended.get("scale", 5.0),
+        alpha=recommended.get("alpha", 0.5),
+        width=size,
+        height=size,
+        has_pair=pair is not None or metadata.is_file(),
+        pair=pair,
+        is_fast=True,
+        examples=SHAPES_EXAMPLES,
+    )
+
+
+def _title(model: str) -> str:
+    return "Shapes model" if model == SHAPES_MODEL else Path(model).name
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        main(tyro.cli(Settings, description=__doc__))
+    except UserError as error:
+        sys.exit(str(error))

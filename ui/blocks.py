@@ -1,0 +1,57 @@
+"""The page as a whole: header, tabs, and the named endpoints."""
+
+import time
+from collections.abc import Iterator
+
+import gradio as gr
+
+from ui.cards import render_model_status
+from ui.compare import build_compare
+from ui.endpoints import add_endpoints
+from ui.html import plain_html
+from ui.services import Services
+
+TITLE = "CHATS"
+SENTENCE = "One prompt, one seed, sampled with and without human preferences, side by side."
+KEEP_FILES_SECONDS = 24 * 3600
+POLL_SECONDS = 0.5
+
+FOOTER = '<p class="colophon"><a href="?view=api">Use this page from a program</a></p>'
+HEADER = f'<div class="masthead"><h1>{TITLE}</h1><p>{SENTENCE}</p></div>'
+
+
+def build_ui(services: Services) -> gr.Blocks:
+    """Build the page around what the rest of the program offers.
+
+    Theme, style and script belong to `launch`: see `ui.look.launch_options`.
+    """
+    page = gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, KEEP_FILES_SECONDS))
+    with page:
+        with gr.Row(elem_classes="top"):
+            plain_html(HEADER, elem_classes="masthead-box")
+            pill = plain_html(render_model_status(services.status()), elem_id="chats-model")
+        with gr.Tabs(elem_id="chats-tabs"), gr.Tab("Compare", id="compare"):
+            build_compare(services, page=page)
+        plain_html(FOOTER)
+        add_endpoints(services)
+        _follow_model(services, page=page, pill=pill)
+    return page.queue(max_size=32)
+
+
+def _follow_model(services: Services, *, page: gr.Blocks, pill: gr.HTML) -> None:
+    """Show how far loading is until it is done; then nothing asks any more."""
+
+    def follow() -> Iterator[str]:
+        while (status := services.status()).state == "loading":
+            yield render_model_status(status)
+            time.sleep(POLL_SECONDS)
+        yield render_model_status(status)
+
+    page.load(
+        follow,
+        None,
+        pill,
+        show_progress="hidden",
+        concurrency_limit=None,
+        api_visibility="private",
+    )

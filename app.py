@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from chats.config import GenerationConfig
+from chats.config import DEFAULT_ALPHA, DEFAULT_SCALE, FrozenSettings, GenerationConfig
 from chats.environment import check_environment
 from chats.errors import UserError
 from chats.events import ImagesEvent, StepEvent
-from chats.shapes import BASE, PAIR, SHAPES_MODEL
+from chats.shapes import BASE, PAIR, SHAPES_MODEL, SHAPES_NUM_STEPS
 from ui.server import (
     LOGIN_VARIABLE,
     check_login,
@@ -46,10 +46,8 @@ EXAMPLES = (
 logger = logging.getLogger("chats")
 
 
-class Settings(BaseModel):
+class Settings(FrozenSettings):
     """Settings of the server."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     host: str = "127.0.0.1"
     """Address to listen on; one that others can reach needs CHATS_LOGIN=name:password."""
@@ -175,9 +173,9 @@ def describe_shapes(*, base: Path, pair: str | None, embedded: Path = PAIR) -> M
     return ModelChoice(
         name=SHAPES_MODEL,
         title=_title(SHAPES_MODEL),
-        num_steps=20,
-        scale=recommended.get("scale", 5.0),
-        alpha=recommended.get("alpha", 0.5),
+        num_steps=SHAPES_NUM_STEPS,
+        scale=recommended.get("scale", DEFAULT_SCALE),
+        alpha=recommended.get("alpha", DEFAULT_ALPHA),
         width=size,
         height=size,
         has_pair=pair is not None or metadata.is_file(),

@@ -20,23 +20,22 @@ from dataclasses import dataclass
 import torch
 import tyro
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 import chats
 from benchmarks.random_pairs import random_full_pair, random_lora_pair
-from chats.shapes import BASE
+from chats.config import FrozenSettings
+from chats.shapes import BASE, SHAPES_NUM_STEPS
 
 PROMPT = "a photo of three red stars on a black background"
 
 
-class BenchConfig(BaseModel):
+class BenchConfig(FrozenSettings):
     """What is measured, and how often."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     rounds: int = Field(7, ge=3)
     """Rounds; in each of them every contestant runs once."""
-    num_steps: int = Field(20, ge=1)
+    num_steps: int = Field(SHAPES_NUM_STEPS, ge=1)
     """Sampling steps on Shapes."""
     batch_size: int = Field(4, ge=1)
     """Pictures per call on Shapes."""

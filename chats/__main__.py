@@ -7,7 +7,7 @@ python -m chats info pictures/chats-0.png
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +16,13 @@ import tyro
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from chats import hub
-from chats.config import GenerationConfig, MethodName, Row
+from chats.config import (
+    FrozenSettings,
+    GenerationConfig,
+    MethodName,
+    Row,
+    parse_generation_config,
+)
 from chats.environment import check_environment, quieten_libraries
 from chats.errors import UserError
 from chats.events import ImagesEvent, StepEvent
@@ -57,11 +63,7 @@ _SameForAll = _without(Row, "method")
 _Flat = tyro.conf.OmitArgPrefixes
 
 
-class _Command(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class _Making(_Command):
+class _Making(FrozenSettings):
     shared: Annotated[_Shared, _Flat] = _Shared()
     """What every picture shares."""
 
@@ -71,16 +73,16 @@ class _Making(_Command):
     device: str | None = None
     """Torch device: cpu, cuda or mps; none means the best there is."""
 
-    def make(self, rows: Sequence[Row], **settings: Any) -> ImagesEvent:
+    def make(self, rows: Sequence[Mapping[str, Any]], **settings: Any) -> ImagesEvent:
         """Make a picture for each row, tell of progress, and write the pictures."""
+        config = parse_generation_config(
+            {"rows": rows, "preview_every": 0, **settings, **self.shared.model_dump()}
+        )
         check_environment()
         quieten_libraries()
         from chats.generate import generate
         from chats.models import ModelManager
 
-        config = GenerationConfig(
-            rows=tuple(rows), preview_every=0, **settings, **self.shared.model_dump()
-        )
         for event in generate(ModelManager(device=self.device), config):
             if isinstance(event, StepEvent):
                 _show_progress(event)
@@ -102,7 +104,7 @@ class Generate(_Making):
     def run(self) -> None:
         """Make the pictures."""
         seeds = range(self.row.seed, self.row.seed + self.count)
-        self.make([Row(**{**self.row.model_dump(), "seed": seed}) for seed in seeds])
+        self.make([{**self.row.model_dump(), "seed": seed} for seed in seeds])
 
 
 class Compare(_Making):
@@ -120,7 +122,7 @@ class Compare(_Making):
     def run(self) -> None:
         """Make the pictures and the sheet."""
         same = self.row.model_dump()
-        rows = [Row(method=method, **same) for method in self.methods]
+        rows = [{"method": method, **same} for method in self.methods]
         made = self.make(rows, missing_pair="skip")
         labels = [row_label(row) for row in made.config.rows]
         sheet = side_by_side(made.images, labels=labels)
@@ -128,7 +130,7 @@ class Compare(_Making):
         _say(f"{save_png(sheet, path, config=made.config)}: side by side")
 
 
-class Info(_Command):
+class Info(FrozenSettings):
     """Print the settings inside a PNG, or what a pair or a model is made of."""
 
     path: tyro.conf.Positional[str]
@@ -161,7 +163,7 @@ def _report(made: ImagesEvent, *, folder: Path) -> None:
         path = _free_path(folder, f"{row.method}-{row.seed}")
         save_png(image, path, config=config_of_row(made.config, i))
         _say(f"{path}: {made.combined[i]}")
-    _say(f"{made.config.num_steps} steps, {made.num_forwards} predictions, {made.seconds:.1f} s")
+    _say(f"{made.config.num_steps} steps, {made.num_predictions} predictions, {made.seconds:.1f} s")
 
 
 def _free_path(folder: Path, stem: str) -> Path:

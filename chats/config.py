@@ -13,38 +13,41 @@ from chats.errors import explain_validation
 MethodName = Literal["standard", "cfg", "chats", "chats-exact", "preferred-cfg", "npo"]
 """Ways to combine predictions; `chats.methods` holds the formula of each."""
 
+DEFAULT_SCALE = 5.0
+DEFAULT_ALPHA = 0.5
+"""The paper's s and α."""
+
 SchedulerName = Literal["default", "ddim", "euler", "euler-ancestral", "dpm++", "unipc"]
 """Samplers that can replace a model's own; `default` is the model's own."""
-
-METHODS_WITHOUT_PAIR: frozenset[MethodName] = frozenset({"standard", "cfg"})
-"""Methods that use the reference model only; every other one needs a pair."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Settings(BaseModel):
+class FrozenSettings(BaseModel):
+    """What every group of settings is: frozen, complete, each field explained by its docstring."""
+
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
 
 
-class Row(_Settings):
+class Row(FrozenSettings):
     """One picture of a generation: how its predictions are combined, and its seed."""
 
     method: MethodName = "chats"
     """How the predictions of the models are combined."""
 
-    scale: float = Field(5.0, ge=0, le=30)
+    scale: float = Field(DEFAULT_SCALE, ge=0, le=30)
     """Guidance scale s as the paper writes it: 0 is no guidance; diffusers' scale is 1 + s."""
 
-    alpha: float = Field(0.5, ge=-1, le=2)
+    alpha: float = Field(DEFAULT_ALPHA, ge=-1, le=2)
     """Strength α of the proxy prompt −α·c + (1+α)·∅; only CHATS methods use it."""
 
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of this picture's noise: the same seed gives the same picture in any batch."""
 
 
-class GenerationConfig(_Settings):
+class GenerationConfig(FrozenSettings):
     """Everything that decides the pictures of one generation."""
 
     prompt: str = ""
@@ -104,7 +107,9 @@ def parse_generation_config(settings: Mapping[str, Any]) -> GenerationConfig:
 
 
 __all__ = [
-    "METHODS_WITHOUT_PAIR",
+    "DEFAULT_ALPHA",
+    "DEFAULT_SCALE",
+    "FrozenSettings",
     "GenerationConfig",
     "MethodName",
     "Row",

@@ -44,7 +44,7 @@ class ImagesEvent:
     seconds: float
     """From the request to the pictures, waiting and loading included."""
 
-    num_forwards: int
+    num_predictions: int
     """Predictions of a denoiser for one picture, summed over steps and rows: CFG makes two a step
     wherever guidance is on, Standard one."""
 

@@ -46,9 +46,6 @@ class Family:
     lora_targets: tuple[str, ...] = _ATTENTION
     """Ends of the names of the layers that a LoRA pair adapts."""
 
-    flow_matching: bool = False
-    """Whether the denoiser predicts a velocity v instead of noise ε."""
-
     num_steps: int = 50
     """Default number of denoising steps."""
 
@@ -87,7 +84,6 @@ FAMILIES: tuple[Family, ...] = (
         denoiser_class="SD3Transformer2DModel",
         conditions={"encoder_hidden_states": 0, "pooled_projections": 2},
         lora_targets=_JOINT_ATTENTION,
-        flow_matching=True,
         num_steps=28,
     ),
     Family(

@@ -56,6 +56,6 @@ def generate(
             config=plan.config,
             notices=(*plan.notices, *painter.notices),
             seconds=time.perf_counter() - started,
-            num_forwards=painter.num_forwards,
+            num_predictions=painter.num_predictions,
             combined=tuple(combination(row) for row in plan.config.rows),
         )

@@ -4,13 +4,12 @@ import re
 from pathlib import Path
 
 from chats.errors import UserError
+from chats.weight_files import VARIANT_MARKS
 
 _TEXT_FILES = ("*.json", "*.txt", "*.model")
 _WEIGHT_FILES = ("*/*.safetensors",)
 _LEFT_OUT = (
-    "*.fp16*",
-    "*non_ema*",
-    "*ema_only*",
+    *(f"*{mark}*" for mark in VARIANT_MARKS),
     "*openvino*",
     "*onnx*",
     "*flax*",

@@ -49,22 +49,6 @@ def resolve_model(name: str) -> Path:
     )
 
 
-def resolve_pair(name: str) -> Path:
-    """Return the local folder of a pair, fetching it from the Hub where it is not here yet.
-
-    Raises:
-        UserError: there is no such pair, or the Hub cannot be reached.
-    """
-    if (folder := local_folder(name)) is not None:
-        return folder
-    if hub.is_hub_id(name):
-        return hub.fetch(name)
-    raise UserError(
-        f"Unknown pair {name!r}. A pair is a folder with a pair.json, or a Hub id such as "
-        "owner/name."
-    )
-
-
 def load_model(folder: Path, *, device: torch.device, dtype: torch.dtype) -> LoadedModel:
     """Load a model, whose files `check_weight_files` has seen, onto a device.
 

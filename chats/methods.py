@@ -59,6 +59,21 @@ def terms(method: MethodName, scale: float, alpha: float) -> tuple[Term, ...]:
     return tuple(term for term in table[method] if term.weight != 0)
 
 
+def needs_pair(method: MethodName) -> bool:
+    """Say whether a method needs a preference pair: whether some term is not the reference's."""
+    return any(term.role != "reference" for term in terms(method, 1.0, 0.5))
+
+
+def uses_scale(method: MethodName) -> bool:
+    """Say whether s changes what a method makes."""
+    return terms(method, 1.0, 0.5) != terms(method, 0.0, 0.5)
+
+
+def uses_alpha(method: MethodName) -> bool:
+    """Say whether α changes what a method makes."""
+    return terms(method, 1.0, 0.5) != terms(method, 1.0, 0.0)
+
+
 def proxy_condition(prompt: "torch.Tensor", null: "torch.Tensor", alpha: float) -> "torch.Tensor":
     """Return the proxy condition c̃ = −α·c + (1+α)·∅ of eq. 17.
 

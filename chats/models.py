@@ -22,16 +22,12 @@ from chats.loading import (
     load_model,
     model_bytes,
     resolve_model,
-    resolve_pair,
     size_factor_px,
 )
-from chats.pair import Pair, load_pair
+from chats.pair import Pair, load_pair, locate_pair
 from chats.schedulers import build_scheduler
-from chats.shapes import BASE, PAIR, SHAPES_MODEL
+from chats.shapes import BASE, PAIR, SHAPES_MODEL, SHAPES_NUM_STEPS
 from chats.weight_files import check_weight_files, local_folder, weight_bytes
-
-SHAPES_NUM_STEPS = 20
-"""Steps that suit the embedded model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +107,7 @@ class ModelManager:
             UserError: the model or the pair is unknown, refused, damaged or too large.
         """
         folder = self._folder(model, resolve_model)
-        pair_folder = _embedded_pair(folder) if pair is None else self._folder(pair, resolve_pair)
+        pair_folder = _embedded_pair(folder) if pair is None else self._folder(pair, locate_pair)
         with ExitStack() as stack:
             base = stack.enter_context(self._lease_base(folder))
             own_pair = base.own_pair

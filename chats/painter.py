@@ -45,7 +45,7 @@ class Painter:
         self.stop = threading.Event()
         self.images: list[Image.Image] = []
         self.notices: list[str] = []
-        self.num_forwards = 0
+        self.num_predictions = 0
         self.error: BaseException | None = None
         self.is_done = False
         self._manager, self._lease, self._config, self._cancel = manager, lease, config, cancel
@@ -133,7 +133,7 @@ class Painter:
                 latents=self._noise(generators),
                 **_call_options(pipeline, on_step=self._on_step),
             ).images
-        self.num_forwards += cost.num_rows
+        self.num_predictions += cost.num_rows
         return images
 
     def _noise(self, generators: Sequence[torch.Generator]) -> torch.Tensor:

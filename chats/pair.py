@@ -5,6 +5,7 @@ denoiser folder (full) or a LoRA file that `pipe.load_lora_weights` reads as wel
 weights that the paper's authors released is read as it is. Nothing but safetensors is loaded.
 """
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,12 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import Field, JsonValue, ValidationError, model_validator
 from safetensors.torch import save_file
 from torch import nn
 
 from chats import hub, released
 from chats.adapter_rows import AdaptedLayers, LowRank, adapter_weights
+from chats.config import DEFAULT_ALPHA, DEFAULT_SCALE, FrozenSettings
 from chats.errors import UserError, explain_validation
 from chats.families import Family, family_named
 from chats.halves import (
@@ -28,7 +30,7 @@ from chats.halves import (
     load_denoiser,
 )
 from chats.methods import Role
-from chats.weight_files import read_json
+from chats.weight_files import local_folder, read_json
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 HALVES: tuple[Role, ...] = ("preferred", "dispreferred")
@@ -37,23 +39,17 @@ Half = nn.Module | Mapping[str, torch.Tensor]
 """A denoiser, or the weights of a LoRA adapter by layer name."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
-
-class Recommended(_Record):
+class Recommended(FrozenSettings):
     """The setting that served this pair best."""
 
-    scale: float = Field(5.0, ge=0)
+    scale: float = Field(DEFAULT_SCALE, ge=0)
     """Guidance scale, the paper's s."""
 
-    alpha: float = 0.5
+    alpha: float = DEFAULT_ALPHA
     """Proxy strength α."""
 
 
-class PairMetadata(_Record):
+class PairMetadata(FrozenSettings):
     """What `pair.json` says of a pair."""
 
     format_version: Literal[1] = 1
@@ -136,7 +132,7 @@ def load_pair(source: str | Path, *, dtype: torch.dtype | None = None) -> Pair:
     Raises:
         UserError: there is no such pair, or its files are refused; says why.
     """
-    folder = _locate(source)
+    folder = locate_pair(str(source))
     if released.is_released(folder):
         metadata = PairMetadata(**released.describe(folder, source=str(source)))
         places = released.HALVES
@@ -160,6 +156,28 @@ def load_pair(source: str | Path, *, dtype: torch.dtype | None = None) -> Pair:
     if not found:
         raise UserError(f"{folder.name} has neither a preferred nor a dispreferred half.")
     return Pair(metadata, **found)
+
+
+def locate_pair(name: str) -> Path:
+    """Return the local folder of a pair, fetching it from the Hub where it is not here yet.
+
+    Raises:
+        UserError: there is no such pair, or the Hub cannot be reached.
+    """
+    if (folder := local_folder(name)) is not None:
+        return folder
+    with contextlib.suppress(OSError):  # too long to be the name of a file
+        if Path(name).is_file():
+            raise UserError(
+                f"{Path(name).name} is a file; a pair is a folder with pair.json, preferred and "
+                "dispreferred in it. Pickled weights (.bin, .pt, .ckpt) are never read."
+            )
+    if hub.is_hub_id(name):
+        return hub.fetch(name)
+    raise UserError(
+        f"Unknown pair {name!r}. A pair is a folder with a pair.json, or a Hub id such as "
+        "owner/name."
+    )
 
 
 def save_pair(pair: Pair, folder: str | Path) -> None:
@@ -217,20 +235,6 @@ def check_fits(pair: Pair, denoiser: nn.Module, *, family: Family) -> None:
             check_denoiser_fits(half, denoiser, role=role, base=pair.metadata.base)
         else:
             check_adapter_fits(half, denoiser, role=role, base=pair.metadata.base)
-
-
-def _locate(source: str | Path) -> Path:
-    folder = Path(source)
-    if folder.is_dir():
-        return folder
-    if folder.is_file():
-        raise UserError(
-            f"{folder.name} is a file; a pair is a folder with pair.json, preferred and "
-            "dispreferred in it. Pickled weights (.bin, .pt, .ckpt) are never read."
-        )
-    if hub.is_hub_id(str(source)):
-        return hub.fetch(str(source))
-    raise UserError(f"There is no folder {str(source)!r}, and it is not a Hub id (owner/name).")
 
 
 def _read_metadata(folder: Path) -> PairMetadata:

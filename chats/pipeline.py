@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 
 from chats.adapter_rows import mixed_rows
-from chats.config import MethodName
+from chats.config import DEFAULT_ALPHA, DEFAULT_SCALE, MethodName
 from chats.denoiser import Cost, GuidedDenoiser, Models
 from chats.errors import UserError
 from chats.families import Family, denoiser_of, family_of
@@ -37,8 +37,8 @@ def guidance(
     pair: Pair | None = None,
     *,
     method: MethodName | Sequence[MethodName] = "chats",
-    scale: float | Sequence[float] = 5.0,
-    alpha: float | Sequence[float] = 0.5,
+    scale: float | Sequence[float] = DEFAULT_SCALE,
+    alpha: float | Sequence[float] = DEFAULT_ALPHA,
     negative_prompt: str | Sequence[str] = "",
     interval: tuple[float, float] | Sequence[tuple[float, float]] = (0.0, 1.0),
     null_prompt: Literal["empty", "zeros"] | None = None,

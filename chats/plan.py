@@ -4,8 +4,9 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
-from chats.config import METHODS_WITHOUT_PAIR, GenerationConfig
+from chats.config import GenerationConfig
 from chats.errors import UserError
+from chats.methods import needs_pair
 from chats.models import Lease
 from chats.prompts import TokenLimit, clean_prompt
 from chats.wording import METHOD_TITLES
@@ -62,7 +63,7 @@ def token_limits(pipeline: Any) -> tuple[TokenLimit, ...]:
 
 
 def _rows(config: GenerationConfig, *, has_pair: bool) -> tuple[tuple, tuple[str, ...]]:
-    lacking = [] if has_pair else [r for r in config.rows if r.method not in METHODS_WITHOUT_PAIR]
+    lacking = [] if has_pair else [row for row in config.rows if needs_pair(row.method)]
     if not lacking:
         return config.rows, ()
     names = ", ".join(dict.fromkeys(METHOD_TITLES[row.method] for row in lacking))

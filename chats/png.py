@@ -15,6 +15,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from chats.config import GenerationConfig, Row, parse_generation_config
 from chats.errors import UserError
 from chats.hub import is_hub_id
+from chats.methods import uses_alpha, uses_scale
 
 SETTINGS_KEY = "chats"
 FORMAT_VERSION = 1
@@ -92,9 +93,9 @@ def describe(config: GenerationConfig) -> str:
 
 def _describe_row(row: Row) -> str:
     parts = [f"Method: {row.method}"]
-    if row.method != "standard":
+    if uses_scale(row.method):
         parts.append(f"s: {row.scale:g}")
-    if row.method.startswith("chats"):
+    if uses_alpha(row.method):
         parts.append(f"alpha: {row.alpha:g}")
     return ", ".join([*parts, f"Seed: {row.seed}"])
 

@@ -57,12 +57,13 @@ def _fit(text: str, limit: TokenLimit) -> str:
     """Return the longest beginning of `text` that fits, cut between words where it can be."""
     head = text[:MAX_CHARS]
     encoded = limit.tokenizer(head, return_offsets_mapping=True, verbose=False)
-    if len(encoded["input_ids"]) <= limit.max_tokens:
-        return head
-    num_special = limit.tokenizer.num_special_tokens_to_add()
     spans = [span for span in encoded["offset_mapping"] if span[1] > span[0]]
-    end = spans[limit.max_tokens - num_special - 1][1]
-    if not text[end].isspace():
+    room = limit.max_tokens - limit.tokenizer.num_special_tokens_to_add()
+    if len(spans) <= room:
+        return head
+    # Several tokens may share one character (an emoji); it is left out with the first that is.
+    end = min(spans[room - 1][1], spans[room][0])
+    if not head[end].isspace():
         end = max(head.rfind(" ", 0, end), head.rfind("\n", 0, end)) if " " in head[:end] else end
     return head[:end].rstrip()
 

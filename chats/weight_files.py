@@ -15,7 +15,8 @@ from chats.errors import UserError
 
 _PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 _PICKLE_MAGICS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-_VARIANT_MARKS = (".fp16", "non_ema", "ema_only")
+VARIANT_MARKS = (".fp16", "non_ema", "ema_only")
+"""In the names of files that hold weights a second time; the files without are loaded."""
 _BYTES_PER_ELEMENT = {"F64": 8, "I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2}
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
@@ -117,4 +118,4 @@ def _tensors(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def _is_default_variant(path: Path) -> bool:
-    return not any(mark in path.name for mark in _VARIANT_MARKS)
+    return not any(mark in path.name for mark in VARIANT_MARKS)

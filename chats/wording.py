@@ -1,7 +1,7 @@
 """How rows are called in words: titles, labels, and what was combined. No torch here."""
 
 from chats.config import MethodName, Row
-from chats.methods import Term, terms
+from chats.methods import Term, terms, uses_alpha, uses_scale
 
 METHOD_TITLES: dict[MethodName, str] = {
     "standard": "Standard",
@@ -16,9 +16,9 @@ METHOD_TITLES: dict[MethodName, str] = {
 def row_label(row: Row) -> str:
     """Name a row, such as `CHATS  s = 5  alpha = 0.5`."""
     parts = [METHOD_TITLES[row.method]]
-    if row.method != "standard":
+    if uses_scale(row.method):
         parts.append(f"s = {row.scale:g}")
-    if row.method.startswith("chats"):
+    if uses_alpha(row.method):
         parts.append(f"alpha = {row.alpha:g}")
     return "  ".join(parts)
 

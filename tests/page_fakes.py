@@ -84,7 +84,7 @@ class FakeStudio:
             config=settled,
             notices=self.notices,
             seconds=1.5,
-            num_forwards=5 * num_steps,
+            num_predictions=5 * num_steps,
             combined=tuple(combination(row) for row in config.rows),
         )
 

@@ -1,6 +1,7 @@
 """`python -m chats` as a person types it."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -60,6 +61,22 @@ def test_a_value_out_of_range_is_refused_before_anything_is_loaded(request_of, c
         main(request_of("generate", *more))
     assert raised.value.code == 2
     assert more[0].strip("-") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--interval", "0.8", "0.2"], "interval must start before it ends, got 0.8 to 0.2"),
+        (["--seed", str(2**32 - 1), "--count", "2"], "rows.1.seed: .* 4294967296"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_one_message_and_code_2(
+    request_of, capsys, more, words
+):
+    assert main(request_of("generate", *more)) == 2
+    error = capsys.readouterr().err
+    assert re.search(words, error)
+    assert "Traceback" not in error
 
 
 def test_a_broken_torchvision_is_told_before_anything_is_imported(request_of, capsys, monkeypatch):

@@ -314,8 +314,8 @@ def test_it_agrees_with_the_stock_pipeline(manager, config, method, stock_scale)
 def test_guidance_costs_only_inside_its_interval(manager, config):
     """4 steps; CFG makes two predictions in the first two of them and one in the others."""
     config = change(config, rows=(Row(method="cfg"),), interval=(0.0, 0.5))
-    assert make(manager, config).num_forwards == 2 * 2 + 2
-    assert make(manager, change(config, interval=(0.0, 1.0))).num_forwards == 8
+    assert make(manager, config).num_predictions == 2 * 2 + 2
+    assert make(manager, change(config, interval=(0.0, 1.0))).num_predictions == 8
 
 
 def test_what_was_made_is_told_in_full(manager, config):

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from chats.config import MethodName
-from chats.methods import Term, proxy_condition, terms
+from chats.methods import (
+    Term,
+    needs_pair,
+    proxy_condition,
+    terms,
+    uses_alpha,
+    uses_scale,
+)
 
 ALPHAS = (-1.0, -0.5, 0.0, 0.3, 0.5, 0.7, 1.0)
 SCALES = (0.0, 1.0, 5.0, 7.5)
@@ -36,6 +43,14 @@ def test_weights_of_every_method_sum_to_one_and_none_is_zero(method, scale, alph
 def test_scale_zero_is_the_guided_prediction_alone(method, alpha):
     role = "preferred" if method in ("chats", "chats-exact", "preferred-cfg") else "reference"
     assert terms(method, 0.0, alpha) == (Term(1.0, role, "prompt"),)
+
+
+def test_what_a_method_uses_follows_from_its_terms():
+    """CHATS in either form moves with α; only Standard and CFG do without a pair."""
+    methods = get_args(MethodName)
+    assert [name for name in methods if not uses_scale(name)] == ["standard"]
+    assert [name for name in methods if uses_alpha(name)] == ["chats", "chats-exact"]
+    assert [name for name in methods if not needs_pair(name)] == ["standard", "cfg"]
 
 
 def test_cfg_is_equation_8():

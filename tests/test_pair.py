@@ -66,7 +66,7 @@ def rewrite_json(path: Path, **fields) -> None:
 
 
 def test_a_name_that_is_neither_a_folder_nor_a_hub_id_is_refused(tmp_path):
-    with pytest.raises(UserError, match="it is not a Hub id"):
+    with pytest.raises(UserError, match=r"Unknown pair .*nowhere.*or a Hub id"):
         load_pair(tmp_path / "nowhere")
 
 

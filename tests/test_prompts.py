@@ -61,6 +61,14 @@ def test_one_word_without_end_is_cut_where_it_must_be(limits, tokenizer):
     assert len(tokenizer(cleaned.text)["input_ids"]) <= 24
 
 
+@pytest.mark.parametrize("text", ["red " * 21 + "🫠", "red " * 20 + "🫠 star", "🫠" * 30])
+def test_a_character_of_several_tokens_is_never_cut_in_two(limits, tokenizer, text):
+    cleaned = clean_prompt(text, limits=limits)
+    assert text.startswith(cleaned.text)
+    assert 0 < len(tokenizer(cleaned.text)["input_ids"]) <= 24
+    assert len(cleaned.notices) == 1
+
+
 def test_the_tokenizer_that_reads_most_decides_the_cut(tokenizer):
     limits = [TokenLimit(tokenizer, 8), TokenLimit(tokenizer, 20)]
     cleaned = clean_prompt("red " * 30, limits=limits)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from chats.shapes.checker import keeps_promise, read, sharpness
-from chats.shapes.pairs import rank
+from chats.shapes.pairs import PairsConfig, main, rank
 from chats.shapes.world import Spec, SpecObject, place, render, sample_spec, violate
 
 NUM_SCENES = 300
@@ -52,6 +52,13 @@ def test_judge_reads_enlarged_pictures():
     specs = [sample_spec(rng) for _ in range(20)]
     pictures = [np.kron(render(place(spec, rng)), np.ones((2, 2, 1), np.uint8)) for spec in specs]
     assert all(keeps_promise(read(p), spec) for p, spec in zip(pictures, specs, strict=True))
+
+
+def test_a_folder_that_holds_something_else_is_never_replaced(tmp_path):
+    (tmp_path / "thesis.txt").write_text("ten years of work")
+    with pytest.raises(SystemExit, match="holds something else than pairs"):
+        main(PairsConfig(output=tmp_path))
+    assert (tmp_path / "thesis.txt").exists()
 
 
 def test_rank_prefers_the_kept_promise_and_gives_up_on_ties():

@@ -15,13 +15,15 @@ import gradio as gr
 import pytest
 
 import app
-from chats.config import MethodName, Row
+from chats.config import MethodName, Row, SchedulerName
 from chats.errors import UserError
 from chats.png import read_png
+from chats.shapes import SHAPES_NUM_STEPS
 from tests.page_fakes import MODEL, FakeStudio, Visitor, color_of, without_pair
 from ui.board import lay_out
 from ui.cards import Status, render_board, render_status
 from ui.compare import CompareHandlers, empty_board
+from ui.compare_form import SCHEDULERS
 from ui.comparing import compare
 from ui.endpoints import Endpoints
 from ui.form import build_config, find_model, form_values
@@ -445,6 +447,10 @@ def test_every_method_has_its_column():
     assert set(METHODS) == set(get_args(MethodName))
 
 
+def test_every_scheduler_can_be_chosen():
+    assert {name for _, name in SCHEDULERS} == set(get_args(SchedulerName))
+
+
 def test_the_look_asks_nothing_of_the_network():
     options = launch_options()
     text = options["theme"]._get_theme_css() + options["css"] + options["head"]
@@ -543,8 +549,6 @@ def test_the_embedded_model_is_described_from_its_files(tmp_path):
 
 
 def test_the_page_shows_the_steps_that_the_model_takes_by_itself():
-    from chats.models import SHAPES_NUM_STEPS
-
     assert app.describe_model(app.Settings()).num_steps == SHAPES_NUM_STEPS
 
 

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
+from chats.config import FrozenSettings
 from chats.errors import UserError, explain_validation
 
 ObjectiveName = Literal[
@@ -22,13 +23,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
-
-class ModelSettings(_Settings):
+class ModelSettings(FrozenSettings):
     """What is trained."""
 
     base: str = Field("shapes", min_length=1, max_length=500)
@@ -47,7 +42,7 @@ class ModelSettings(_Settings):
     """Names of the layers that get adapters; none means the model family's own list."""
 
 
-class DataSettings(_Settings):
+class DataSettings(FrozenSettings):
     """The preferences."""
 
     path: Path
@@ -63,7 +58,7 @@ class DataSettings(_Settings):
     """Use only the first so many pairs; none uses all."""
 
 
-class ObjectiveSettings(_Settings):
+class ObjectiveSettings(FrozenSettings):
     """What the training minimises."""
 
     name: ObjectiveName = "chats"
@@ -82,7 +77,7 @@ class ObjectiveSettings(_Settings):
     """Share of the samples whose prompt every other prediction does not see; the paper has 0."""
 
 
-class OptimizerSettings(_Settings):
+class OptimizerSettings(FrozenSettings):
     """How it is minimised (AdamW)."""
 
     learning_rate: float = Field(5e-5, gt=0, le=1)
@@ -121,7 +116,7 @@ class OptimizerSettings(_Settings):
         return self
 
 
-class RunSettings(_Settings):
+class RunSettings(FrozenSettings):
     """Where it is written, and how it runs."""
 
     output: Path
@@ -137,7 +132,7 @@ class RunSettings(_Settings):
     """Write a line of metrics every so many optimizer steps."""
 
 
-class TrainingConfig(_Settings):
+class TrainingConfig(FrozenSettings):
     """Everything that decides a training."""
 
     data: DataSettings
@@ -183,8 +178,9 @@ def parse_command_line(arguments: Sequence[str]) -> TrainingConfig:
     )
 
 
-class _ConfigFile(_Settings):
+class _ConfigFile(FrozenSettings):
     config: Path | None = None
+    """YAML file of settings."""
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

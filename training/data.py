@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from chats.errors import UserError
 from chats.families import default_size_px, family_of
+from chats.png import MAX_PIXELS
 from training.preferences import PreferencePair
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
-MAX_PIXELS = 40_000_000
 
 
 @dataclass(frozen=True)

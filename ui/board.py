@@ -8,8 +8,8 @@ from PIL import Image
 
 from chats.config import GenerationConfig, MethodName
 from chats.events import ImagesEvent
+from chats.methods import needs_pair
 from chats.png import config_of_row
-from ui.methods import needs_pair
 from ui.pictures import display_uri, png_uri
 from ui.services import ModelChoice
 

@@ -19,11 +19,8 @@ from ui.form import build_config, form_values
 from ui.html import plain_html
 from ui.methods import SHOWN_FIRST
 from ui.overlay import overlay_updates
-from ui.runs import Runs
+from ui.runs import QUEUE, Runs
 from ui.services import ModelChoice, Services
-
-QUEUE = "device"
-"""Everything that generates waits in this one queue."""
 
 # Gradio needs a fixed value to read the form again after a restart; nothing secret is stored.
 STORAGE_SECRET = "chats"

@@ -13,13 +13,12 @@ from gradio.components import Component
 from chats.config import GenerationConfig
 from chats.errors import UserError
 from chats.events import ImagesEvent, StepEvent
+from chats.methods import needs_pair
 from chats.png import config_of_row, read_png, save_png
 from ui.form import build_config, find_model
 from ui.methods import METHODS, SHOWN_FIRST
+from ui.runs import QUEUE
 from ui.services import ModelChoice, Services
-
-QUEUE = "device"
-"""Everything that generates waits in this one queue."""
 
 
 class Endpoints:
@@ -123,7 +122,7 @@ def _inputs(models: Sequence[ModelChoice]) -> dict[str, Component]:
 
 
 def _runnable(model: ModelChoice) -> list[str]:
-    return [name for name in SHOWN_FIRST if model.has_pair or name in ("standard", "cfg")]
+    return [name for name in SHOWN_FIRST if model.has_pair or not needs_pair(name)]
 
 
 def _save(event: ImagesEvent, folder: Path) -> list[tuple[str, str]]:
@@ -145,7 +144,7 @@ def _details(event: ImagesEvent) -> dict[str, Any]:
         "combined": list(event.combined),
         "notices": list(event.notices),
         "seconds": event.seconds,
-        "num_forwards": event.num_forwards,
+        "num_predictions": event.num_predictions,
     }
 
 

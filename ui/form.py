@@ -5,6 +5,7 @@ from typing import Any
 
 from chats.config import GenerationConfig, MethodName, parse_generation_config
 from chats.errors import UserError
+from chats.methods import uses_alpha, uses_scale
 from ui.methods import METHODS
 from ui.services import ModelChoice
 
@@ -93,8 +94,8 @@ def form_values(config: GenerationConfig) -> dict[str, Any]:
         "interval_end": config.interval[1],
         "batch": min(MAX_BATCH, len({row.seed for row in rows})),
     }
-    scales = [row.scale for row in rows if METHODS[row.method].uses_scale]
-    alphas = [row.alpha for row in rows if METHODS[row.method].uses_alpha]
+    scales = [row.scale for row in rows if uses_scale(row.method)]
+    alphas = [row.alpha for row in rows if uses_alpha(row.method)]
     return (
         values | ({"scale": scales[0]} if scales else {}) | ({"alpha": alphas[0]} if alphas else {})
     )
@@ -102,11 +103,10 @@ def form_values(config: GenerationConfig) -> dict[str, Any]:
 
 def _row(method: MethodName, *, scale: float, alpha: float, seed: int) -> Mapping[str, Any]:
     """Leave out what a method does not use, so that equal pictures have equal settings."""
-    text = METHODS[method]
     return {
         "method": method,
-        "scale": scale if text.uses_scale else 0.0,
-        "alpha": alpha if text.uses_alpha else 0.0,
+        "scale": scale if uses_scale(method) else 0.0,
+        "alpha": alpha if uses_alpha(method) else 0.0,
         "seed": seed,
     }
 

@@ -2,6 +2,9 @@
 
 import threading
 
+QUEUE = "device"
+"""Everything that generates, from the page or by the API, waits in this one queue."""
+
 
 class Runs:
     """One ticket per tab: setting it ends that tab's generation within one step.

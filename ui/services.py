@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from chats.config import GenerationConfig
+from chats.config import DEFAULT_ALPHA, DEFAULT_SCALE, GenerationConfig
 from chats.events import ImagesEvent, StepEvent
 
 
@@ -19,9 +19,9 @@ class ModelChoice:
     """How people call it."""
     num_steps: int
     """Number of steps that suits it."""
-    scale: float = 5.0
+    scale: float = DEFAULT_SCALE
     """Guidance scale s that suits it: its pair's recommendation, else the paper's."""
-    alpha: float = 0.5
+    alpha: float = DEFAULT_ALPHA
     """Proxy strength α that suits it."""
     width: int | None = None
     """Its own width in pixels; none while it is not known."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,9 @@ import numpy as np
 import torch
 import tyro
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from chats.config import FrozenSettings
 from chats.shapes import BASE
 from chats.shapes.checker import keeps_promise, read, sharpness
 from chats.shapes.prompts import pair_specs
@@ -31,13 +33,11 @@ from chats.shapes.world import Spec, caption
 _PROMPTS_PER_BATCH = 15
 
 
-class PairsConfig(BaseModel):
+class PairsConfig(FrozenSettings):
     """How preference pairs are made."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
     output: Path = Path("build/pairs")
-    """Folder that receives the pairs; replaced as a whole."""
+    """Folder that receives the pairs; an earlier one is replaced as a whole."""
     num_prompts: int = Field(1_600, ge=1)
     """Prompts tried; one gives a pair if its pictures differ in keeping the promise."""
     pictures_per_prompt: int = Field(4, ge=2)
@@ -111,6 +111,8 @@ def write_pairs(pairs: Iterator[ShapesPair], folder: Path) -> int:
 
 def main(config: PairsConfig) -> None:
     """Make the pairs and say how many came out."""
+    if config.output.exists() and not (config.output / "metadata.jsonl").is_file():
+        sys.exit(f"{config.output} holds something else than pairs. Choose another --output.")
     torch.set_num_threads(config.num_threads)
     count = write_pairs(make_pairs(config), config.output)
     print(f"{count} pairs of {config.num_prompts} prompts in {config.output}")  # noqa: T201

@@ -10,6 +10,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 import chats
+from chats.shapes import SHAPES_NUM_STEPS
 from chats.shapes.checker import keeps_promise, read
 from chats.shapes.world import Spec, caption
 
@@ -17,7 +18,9 @@ from chats.shapes.world import Spec, caption
 class Sampler:
     """Paints batches with any method through `chats.guidance`; bfloat16 autocast on the CPU."""
 
-    def __init__(self, base: Path, pair: Path | None = None, *, num_steps: int = 20) -> None:
+    def __init__(
+        self, base: Path, pair: Path | None = None, *, num_steps: int = SHAPES_NUM_STEPS
+    ) -> None:
         pipeline = StableDiffusionPipeline.from_pretrained(
             base, dtype=torch.float32, local_files_only=True, use_safetensors=True
         )

@@ -42,7 +42,7 @@ test: check  ## linters, then every test that runs in minutes
 test-slow: install-dev  ## the evidence that takes longer
 	$(BIN)/python -m pytest -m slow
 
-shapes: install  ## make the embedded model from nothing (hours on two cores; resumable)
+shapes: install  ## train a Shapes base from nothing into build/shapes (hours on two cores; resumable)
 	$(BIN)/python -m chats.shapes.pretrain
 
 evidence: install  ## measure the methods on Shapes and write docs/evidence.md

@@ -39,7 +39,7 @@ class BenchConfig(FrozenSettings):
     """Sampling steps on Shapes."""
     batch_size: int = Field(4, ge=1)
     """Pictures per call on Shapes."""
-    large_steps: int = Field(2, ge=1)
+    large_steps: int = Field(4, ge=1)
     """Sampling steps on the random UNet of about 100M parameters, one picture a call."""
     num_threads: int = Field(2, ge=1)
     """CPU threads of torch."""

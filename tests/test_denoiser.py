@@ -18,11 +18,23 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
     HeunDiscreteScheduler,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
 )
 
 import chats
 from chats.families import denoiser_of
-from tests.tiny import FAMILIES, T5_LENGTH, merged, tiny_call, tiny_pair, tiny_pipeline
+from tests.tiny import (
+    FAMILIES,
+    SIZE_PX,
+    T5_LENGTH,
+    left_half,
+    merged,
+    picture,
+    tiny_call,
+    tiny_pair,
+    tiny_pipeline,
+)
 
 # diffusers' multistep schedulers hand torch tensors to NumPy in a way that NumPy 2 warns of.
 pytestmark = pytest.mark.filterwarnings(
@@ -183,6 +195,19 @@ def test_equations_written_by_hand_reach_the_scheduler(family, scheduler, kind, 
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
+@pytest.mark.parametrize(
+    "pipeline", [StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline]
+)
+def test_equations_hold_where_a_pipeline_starts_from_a_picture(pipeline, kind):
+    pipe = pipeline.from_pipe(tiny_pipeline("sd15"), dtype=torch.float64)
+    pipe.set_progress_bar_config(disable=True)
+    call = {"image": picture(), "strength": 0.8, "num_inference_steps": 5}
+    if pipeline is StableDiffusionInpaintPipeline:
+        call |= {"mask_image": left_half(), "height": SIZE_PX, "width": SIZE_PX}
+    check_agreement(pipe, tiny_pair(pipe, kind), "sd15", methods=["chats"], **call)
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
     "methods",
@@ -304,10 +329,10 @@ def test_three_columns_in_one_call_equal_three_calls(family, kind, dtype, tolera
     one_seed = [torch.Generator().manual_seed(7) for _ in methods]
     with chats.guidance(pipe, pair, method=methods, scale=S):
         together = pipe(["ab cd"] * 3, generator=one_seed, **tiny_call(family)).images
-    for picture, method in zip(together, methods, strict=True):
+    for column, method in zip(together, methods, strict=True):
         with chats.guidance(pipe, pair, method=method, scale=S):
             alone = pipe("ab cd", generator=seeds(1, start=7), **tiny_call(family)).images
-        assert relative_error(picture[None], alone) < tolerance
+        assert relative_error(column[None], alone) < tolerance
     assert relative_error(together[2], together[1]) > 0.01
 
 

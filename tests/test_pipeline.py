@@ -19,17 +19,21 @@ import chats
 from chats.adapter_rows import add_pair_adapters
 from chats.errors import UserError
 from chats.families import denoiser_of
-from tests.tiny import FAMILIES, SIZE_PX, tiny_call, tiny_pair, tiny_pipeline
+from tests.tiny import (
+    FAMILIES,
+    SIZE_PX,
+    left_half,
+    picture,
+    tiny_call,
+    tiny_pair,
+    tiny_pipeline,
+)
 
 CALL = tiny_call("sd15")
 
 
 def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(0)
-
-
-def picture() -> Image.Image:
-    return Image.linear_gradient("L").resize((SIZE_PX, SIZE_PX)).convert("RGB")
 
 
 def state_of(pipe) -> dict:
@@ -332,9 +336,7 @@ def test_pipelines_that_start_from_a_picture_agree_with_their_own_cfg(family, ki
     pipe.set_progress_bar_config(disable=True)
     call = {**tiny_call(family), "image": picture(), "strength": 0.8, "num_inference_steps": 5}
     if kind is StableDiffusionInpaintPipeline:
-        mask = Image.new("L", (SIZE_PX, SIZE_PX))
-        mask.paste(255, (0, 0, SIZE_PX // 2, SIZE_PX))
-        call |= {"mask_image": mask, "height": SIZE_PX, "width": SIZE_PX}
+        call |= {"mask_image": left_half(), "height": SIZE_PX, "width": SIZE_PX}
     stock = pipe("ab cd", guidance_scale=5.0, negative_prompt="", generator=seeded(), **call).images
     with chats.guidance(pipe, method="cfg", scale=4.0):
         ours = pipe("ab cd", generator=seeded(), **call).images

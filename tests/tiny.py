@@ -19,6 +19,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from PIL import Image
 from torch import nn
 from transformers import (
     CLIPTextConfig,
@@ -59,6 +60,18 @@ def tiny_call(family: str) -> dict:
             "clean_caption": False,
         }
     return arguments
+
+
+def picture() -> Image.Image:
+    """A picture of the tiny pipelines' size, to start from."""
+    return Image.linear_gradient("L").resize((SIZE_PX, SIZE_PX)).convert("RGB")
+
+
+def left_half() -> Image.Image:
+    """An inpainting mask of the same size: the left half is to be painted."""
+    mask = Image.new("L", (SIZE_PX, SIZE_PX))
+    mask.paste(255, (0, 0, SIZE_PX // 2, SIZE_PX))
+    return mask
 
 
 def tiny_pair(pipe, kind: str, *, halves=("preferred", "dispreferred"), **fields) -> Pair:

@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from chats.config import FrozenSettings
 from chats.shapes import SHAPES_MODEL
 from training.config import TrainingConfig
 
 
-class EvidenceConfig(BaseModel):
+class EvidenceConfig(FrozenSettings):
     """The protocol of the evidence."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     workdir: Path = Path("build/evidence")
     """Folder of pairs, trained models and results; a second start goes on from it."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from chats.config import FrozenSettings
 
 
-class PretrainConfig(BaseModel):
+class PretrainConfig(FrozenSettings):
     """Every number that decides how the Shapes model comes out."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     workdir: Path = Path("build/shapes")
     """Folder for training states and intermediate weights; a second start resumes from it."""

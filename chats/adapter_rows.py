@@ -7,10 +7,10 @@ changed, so an adapter from a file needs no surgery on the model and leaves no t
 """
 
 import contextlib
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -39,6 +39,14 @@ class LowRank:
 
     scaling: float
     """alpha / rank."""
+
+    def update(self, inputs: torch.Tensor, layer: nn.Module) -> torch.Tensor:
+        """Return B·A·x for the inputs of the layer that the adapter sits on."""
+        if self.down.ndim == 2:
+            return functional.linear(functional.linear(inputs, self.down), self.up)
+        base = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
+        shape = {"stride": base.stride, "padding": base.padding, "dilation": base.dilation}
+        return functional.conv2d(functional.conv2d(inputs, self.down, **shape), self.up)
 
 
 AdaptedLayers = Mapping[nn.Module, Mapping[str, LowRank]]
@@ -69,9 +77,8 @@ def mixed_rows(layers: AdaptedLayers, names: Sequence[str]) -> Iterator[None]:
     """Do the same with adapters that are not part of the denoiser, on its plain layers."""
     known = frozenset({BASE, *(name for adapters in layers.values() for name in adapters)})
     with contextlib.ExitStack() as hooks:
-        masks: dict[Any, torch.Tensor] = {}
         for layer, adapters in layers.items():
-            hook = _Hook(adapters, names=names, known=known, masks=masks)
+            hook = _Hook(adapters, names=names, known=known)
             hooks.callback(layer.register_forward_hook(hook).remove)
         yield
 
@@ -209,28 +216,15 @@ class _Hook:
     """Adds the adapters of one layer to the rows of its output that name them."""
 
     def __init__(
-        self,
-        adapters: Mapping[str, LowRank],
-        *,
-        names: Sequence[str],
-        known: frozenset[str],
-        masks: dict[Any, torch.Tensor],
+        self, adapters: Mapping[str, LowRank], *, names: Sequence[str], known: frozenset[str]
     ) -> None:
         self._adapters = adapters
         self._names = names
         self._known = known
-        self._masks = masks
-        self._slots = tuple(
-            (name, one.down.shape[0], one.scaling) for name, one in adapters.items()
-        )
-        matrices = [matrix for one in adapters.values() for matrix in (one.down, one.up)]
-        is_trained = any(matrix.requires_grad for matrix in matrices)
-        # Matrices that are being trained are stacked anew in every forward, for their gradients.
-        self._stacked = None if is_trained else self._stack()
 
     def __call__(self, layer: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
         """Return output + Σ scaling·B·A·x, row by row its own adapter."""
-        rows, inputs = tuple(self._names), args[0]
+        rows, inputs = self._names, args[0]
         if not self._known.issuperset(rows):
             unknown = sorted(set(rows) - self._known)
             raise UserError(f"Unknown adapter names {unknown}; known are {sorted(self._known)}.")
@@ -241,38 +235,22 @@ class _Hook:
             )
         if self._adapters.keys().isdisjoint(rows):
             return None
-        down, up = self._stack() if self._stacked is None else self._stacked
-        inputs = inputs.to(down.dtype)
-        mask = self._mask(rows, like=down)
-        if down.ndim == 2:
-            mask = mask.view(len(rows), *[1] * (inputs.ndim - 2), -1)
-            update = functional.linear(functional.linear(inputs, down) * mask, up)
-        else:
-            base = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
-            shape = {"stride": base.stride, "padding": base.padding, "dilation": base.dilation}
-            hidden = functional.conv2d(inputs, down, **shape) * mask[:, :, None, None]
-            update = functional.conv2d(hidden, up)
-        return output + update.to(output.dtype)
+        for name, part in _runs(rows):
+            if name in self._adapters:
+                adapter = self._adapters[name]
+                update = adapter.update(inputs[part].to(adapter.down.dtype), layer)
+                # A layer's own output is nobody else's yet: adding in place spares a copy of it.
+                output[part].add_(update.to(output.dtype), alpha=adapter.scaling)
+        return output
 
-    def _stack(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Put all adapters side by side: (Σ rank, in) and (out, Σ rank)."""
-        adapters = self._adapters.values()
-        return torch.cat([one.down for one in adapters]), torch.cat([one.up for one in adapters], 1)
 
-    def _mask(self, rows: tuple[str, ...], *, like: torch.Tensor) -> torch.Tensor:
-        """Return (rows, Σ rank): scaling where the row names the adapter, else 0."""
-        key = (rows, self._slots, like.dtype, like.device)
-        if key not in self._masks:
-            values = [
-                [
-                    scaling * (row == name)
-                    for name, rank, scaling in self._slots
-                    for _ in range(rank)
-                ]
-                for row in rows
-            ]
-            self._masks[key] = torch.tensor(values, dtype=like.dtype, device=like.device)
-        return self._masks[key]
+def _runs(rows: Sequence[str]) -> Iterator[tuple[str, slice]]:
+    """Yield each stretch of neighbouring rows with the same adapter."""
+    first = 0
+    for name, stretch in itertools.groupby(rows):
+        last = first + sum(1 for _ in stretch)
+        yield name, slice(first, last)
+        first = last
 
 
 def _is_target(name: str, targets: Sequence[str]) -> bool:

@@ -7,16 +7,13 @@ Every piece is kept under the workdir; the same command goes on after an interru
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-
 import numpy as np
 import tyro
 
 from benchmarks.evidence.measure import Measurement, measure, train_once
 from benchmarks.evidence.plan import CONTESTANTS, TRAININGS, EvidenceConfig
 from benchmarks.evidence.report import Findings, write_report
+from benchmarks.evidence.tuning import best_scales, planned, run_all, tuning_table
 from chats.shapes.pairs import PairsConfig, make_pairs, write_pairs
 
 
@@ -28,74 +25,33 @@ def main(config: EvidenceConfig) -> None:
         num_pairs = write_pairs(make_pairs(PairsConfig(output=pairs)), pairs)
         _say(f"{num_pairs} pairs")
     trainings = [(name, seed, config) for seed in config.training_seeds for name in TRAININGS]
-    _map(train_once, trainings, config)
-    scales = _choose_scales(config)
+    run_all(train_once, trainings, config)
+    tuning = tuning_table(config)
+    scales = best_scales(tuning)
     _say(f"scales chosen on the tuning prompts: {scales}")
-    planned = {name: _test_measurements(name, scales[name], config) for name in CONTESTANTS}
+    tests = {name: _test_measurements(name, scales[name], config) for name in CONTESTANTS}
     sweep = {alpha: _sweep_measurements(alpha, scales, config) for alpha in config.alphas}
-    everything = [item for items in [*planned.values(), *sweep.values()] for item in items]
-    _map(measure, [(item, config) for item in dict.fromkeys(everything)], config)
+    chance = _test_measurements("cfg", scales["cfg"], config, shuffled=True)
+    everything = [item for items in [*tests.values(), *sweep.values(), chance] for item in items]
+    run_all(measure, [(item, config) for item in dict.fromkeys(everything)], config)
     findings = Findings(
         scales=scales,
-        tuning=_tuning_table(config),
-        test={name: _collect(items, config) for name, items in planned.items()},
+        tuning=tuning,
+        test={name: _collect(items, config) for name, items in tests.items()},
         sweep={alpha: _collect(items, config) for alpha, items in sweep.items()},
+        chance=_collect(chance, config),
         num_pairs=sum(1 for _ in (pairs / "metadata.jsonl").open(encoding="utf-8")),
     )
     write_report(findings, config)
     _say(f"written to {config.report}")
 
 
-def _choose_scales(config: EvidenceConfig) -> dict[str, float]:
-    """For each contestant the scale that keeps most tuning promises, with the first training."""
-    table = _tuning_table(config)
-    return {name: max(row, key=row.get) for name, row in table.items()}
-
-
-def _tuning_table(config: EvidenceConfig) -> dict[str, dict[float, float]]:
-    cells = {
-        name: {
-            scale: _measurement(name, "tuning", scale, config) for scale in _scales(name, config)
-        }
-        for name in CONTESTANTS
-    }
-    todo = [(cell, config) for row in cells.values() for cell in row.values()]
-    _map(measure, todo, config)
-    return {
-        name: {scale: float(measure(cell, config).mean()) for scale, cell in row.items()}
-        for name, row in cells.items()
-    }
-
-
-def _scales(name: str, config: EvidenceConfig) -> Sequence[float]:
-    return (0.0,) if CONTESTANTS[name].method == "standard" else config.scales
-
-
-def _measurement(
-    name: str,
-    prompts: str,
-    scale: float,
-    config: EvidenceConfig,
-    *,
-    alpha: float | None = None,
-    training: int = 0,
-    image: int = 0,
-) -> Measurement:
-    contestant = CONTESTANTS[name]
-    return Measurement(
-        contestant=name,
-        prompts=prompts,
-        scale=scale,
-        alpha=contestant.alpha if alpha is None else alpha,
-        training_seed=config.training_seeds[training] if contestant.training else None,
-        image_seed=config.image_seeds[image],
-    )
-
-
-def _test_measurements(name: str, scale: float, config: EvidenceConfig) -> list[Measurement]:
+def _test_measurements(
+    name: str, scale: float, config: EvidenceConfig, *, shuffled: bool = False
+) -> list[Measurement]:
     trainings = len(config.training_seeds) if CONTESTANTS[name].training else 1
     return [
-        _measurement(name, "test", scale, config, training=training, image=image)
+        planned(name, "test", scale, config, training=training, image=image, shuffled=shuffled)
         for training in range(trainings)
         for image in range(len(config.image_seeds))
     ]
@@ -106,7 +62,7 @@ def _sweep_measurements(
 ) -> list[Measurement]:
     scale = scales["chats-0.5"]
     return [
-        _measurement("chats-0.5", "test", scale, config, alpha=alpha, image=image)
+        planned("chats-0.5", "test", scale, config, alpha=alpha, image=image)
         for image in range(len(config.image_seeds))
     ]
 
@@ -115,14 +71,6 @@ def _collect(measurements: list[Measurement], config: EvidenceConfig) -> np.ndar
     """Kept promises as `(training seeds, image seeds, prompts)`."""
     flat = np.stack([measure(item, config) for item in measurements])
     return flat.reshape(-1, len(config.image_seeds), flat.shape[-1])
-
-
-def _map(function: Callable, calls: list[tuple], config: EvidenceConfig) -> None:
-    """Run the calls in processes of one thread each: for small models the fastest use of cores."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(config.num_workers, mp_context=context) as pool:
-        for future in [pool.submit(function, *call) for call in calls]:
-            future.result()
 
 
 def _say(text: str) -> None:

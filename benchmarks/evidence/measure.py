@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from benchmarks.evidence.plan import CONTESTANTS, EvidenceConfig, training_confi
 from chats.shapes import BASE
 from chats.shapes.prompts import evaluation_specs, tuning_specs
 from chats.shapes.sampling import Sampler
+from chats.shapes.world import CATEGORIES, caption
 from training.trainer import train
 
 PROMPT_SETS = {"test": evaluation_specs, "tuning": tuning_specs}
@@ -28,6 +30,8 @@ class Measurement:
     alpha: float
     training_seed: int | None
     image_seed: int
+    shuffled: bool = False
+    """Whether each picture is painted from another prompt of its category: a chance level."""
 
     @property
     def name(self) -> str:
@@ -35,20 +39,25 @@ class Measurement:
         trained = "base" if self.training_seed is None else f"train{self.training_seed}"
         return (
             f"{self.contestant}_{self.prompts}_s{self.scale:g}_a{self.alpha:g}"
-            f"_{trained}_image{self.image_seed}"
+            f"_{trained}_image{self.image_seed}{'_shuffled' * self.shuffled}"
         )
 
 
 def train_once(name: str, seed: int, config: EvidenceConfig) -> float:
     """Train one model of the table unless it is there; returns the seconds it took."""
     torch.set_num_threads(1)
-    output = config.workdir / "models" / f"{name}-{seed}"
-    if (output / "pair" / "pair.json").exists():
+    pair = trained_pair(name, seed, config)
+    if (pair / "pair.json").exists():
         return 0.0
     start = time.monotonic()
     pairs = config.workdir / "pairs"
-    train(training_config(name, seed=seed, pairs=pairs, output=output))
+    train(training_config(name, seed=seed, pairs=pairs, output=pair.parent))
     return time.monotonic() - start
+
+
+def trained_pair(name: str, seed: int, config: EvidenceConfig) -> Path:
+    """Where a training of the table leaves its pair."""
+    return config.workdir / "models" / f"{name}-{seed}" / "pair"
 
 
 def measure(measurement: Measurement, config: EvidenceConfig) -> np.ndarray:
@@ -60,15 +69,18 @@ def measure(measurement: Measurement, config: EvidenceConfig) -> np.ndarray:
     contestant = CONTESTANTS[measurement.contestant]
     pair = None
     if contestant.training:
-        run = f"{contestant.training}-{measurement.training_seed}"
-        pair = config.workdir / "models" / run / "pair"
+        pair = trained_pair(contestant.training, measurement.training_seed, config)
     specs = PROMPT_SETS[measurement.prompts]()
+    prompts = [caption(spec) for spec in specs]
+    if measurement.shuffled:  # categories take turns, so the next of a category is a round away
+        prompts = [*prompts[len(CATEGORIES) :], *prompts[: len(CATEGORIES)]]
     kept = Sampler(BASE, pair, num_steps=config.num_steps).promises_kept(
         specs,
         method=contestant.method,
         scale=measurement.scale,
         alpha=measurement.alpha,
         first_seed=1_000_000 * (measurement.image_seed + 1),
+        prompts=prompts,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_suffix(".tmp")

@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.evidence.plan import CONTESTANTS, TRAININGS, EvidenceConfig, Training
 from benchmarks.evidence.statistics import paired_difference, score
 from chats.shapes.prompts import evaluation_specs
-from chats.shapes.world import CATEGORIES
+from chats.shapes.world import CATEGORIES, RELATIONS
 
 _BEGIN = "<!-- measured: written by `make evidence`; do not edit -->"
 _END = "<!-- end of measured -->"
@@ -26,6 +26,7 @@ class Findings:
     tuning: dict[str, dict[float, float]]
     test: dict[str, np.ndarray]
     sweep: dict[float, np.ndarray]
+    chance: np.ndarray
     num_pairs: int
 
 
@@ -91,7 +92,19 @@ def _category_table(findings: Findings) -> list[str]:
         [CONTESTANTS[name].label, *(str(score(kept[..., mask])) for mask in masks)]
         for name, kept in findings.test.items()
     ]
-    return _table(["method", *(name.replace("_", " ") for name in CATEGORIES)], rows)
+    rows.append(["chance", *(str(score(findings.chance[..., mask])) for mask in masks)])
+    return [
+        *_table(["method", *(name.replace("_", " ") for name in CATEGORIES)], rows),
+        "",
+        "Chance: CFG's pictures of another prompt of the category. A stricter chance level of "
+        "position, with both objects right and their relation guessed, is a quarter of two object: "
+        f"{_guessed_position(findings):.1f} for CFG.",
+    ]
+
+
+def _guessed_position(findings: Findings) -> float:
+    two = np.array([spec.category == "two_object" for spec in evaluation_specs()])
+    return score(findings.test["cfg"][..., two]).mean / len(RELATIONS)
 
 
 def _head_to_head(findings: Findings) -> list[str]:

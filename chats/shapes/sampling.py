@@ -59,15 +59,20 @@ class Sampler:
         scale: float = 0.0,
         alpha: float = 0.0,
         first_seed: int = 0,
+        prompts: Sequence[str] | None = None,
         batch_size: int = 60,
     ) -> np.ndarray:
-        """Whether each promise is kept, bool `(N,)`; picture i has the seed first_seed + i."""
+        """Whether each promise is kept, bool `(N,)`; picture i has the seed first_seed + i.
+
+        `prompts` are painted instead of the promises' own captions: a chance level.
+        """
+        prompts = prompts or [caption(spec) for spec in specs]
         kept = []
         for start in range(0, len(specs), batch_size):
             batch = specs[start : start + batch_size]
             seeds = range(first_seed + start, first_seed + start + len(batch))
             pictures = self.sample(
-                [caption(spec) for spec in batch],
+                prompts[start : start + len(batch)],
                 list(seeds),
                 method=method,
                 scale=scale,

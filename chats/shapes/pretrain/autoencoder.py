@@ -14,7 +14,7 @@ from chats.shapes.pretrain.scenes import scene_chunks
 from chats.shapes.world import IMAGE_SIZE_PX
 
 LATENT_CHANNELS = 4
-SCALING_FACTOR = 0.6
+SCALING_FACTOR = 0.34
 """Unit-variance latents are scaled to this deviation: so small and flat a picture keeps its layout
 and colours visible at very little signal, and SD's noise schedule must still reach that."""
 

@@ -7,14 +7,12 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel
 
 from chats.shapes.clip import TEXT_WIDTH
-from chats.shapes.pretrain.autoencoder import LATENT_CHANNELS
+from chats.shapes.pretrain.autoencoder import LATENT_CHANNELS, SCALING_FACTOR
 from chats.shapes.pretrain.config import PretrainConfig
 from chats.shapes.pretrain.latents import EncodedScenes, tokenize
 from chats.shapes.pretrain.loop import Loop
 
 _TEXT_RATE = 0.3
-_TIMESTEP_POWER = 1.5
-"""Timesteps are drawn as 1000·u^1.5: shapes and pure colours are decided at little noise."""
 
 
 def new_scheduler() -> DDIMScheduler:
@@ -48,20 +46,22 @@ def new_denoiser() -> UNet2DConditionModel:
     ).to(memory_format=torch.channels_last)
 
 
-def _expected_error(num_timesteps: int) -> torch.Tensor:
-    """Error in v of a half-trained model, `(T,)`; the curve was read off one."""
-    return 0.05 + 0.17 * torch.linspace(0, 1, num_timesteps) ** 3
+def _noise_weights(alphas_cumprod: torch.Tensor) -> torch.Tensor:
+    """Weight of the v error at each timestep, `(T,)`.
+
+    The squared error of v is that of x₀ over σ². Of x₀'s, relative to its variance, each timestep
+    counts min(SNR, 1) + 0.03 (the min-SNR of Hang et al. 2023 with a floor): a half-trained model
+    then has about the same loss everywhere. Weights that follow the variance of v let the very
+    noisy steps, whose error is mostly irreducible, drown those that form the shapes.
+    """
+    snr = SCALING_FACTOR**2 * alphas_cumprod / (1 - alphas_cumprod)
+    return 4 * (1 - alphas_cumprod) * (snr.clamp(max=1) + 0.03) / SCALING_FACTOR**2
 
 
 def train_denoiser(
     text_encoder: CLIPTextModel, scenes: EncodedScenes, config: PretrainConfig
 ) -> UNet2DConditionModel:
-    """Train the UNet and, slowly, the text encoder; both end with their moving averages.
-
-    The v error is divided by what a half-trained model still has at that timestep (the equal
-    contributions of Karras et al. 2024, with a fixed curve): a weighting by the variance of v lets
-    the very noisy steps, whose error is mostly irreducible, drown those that form the shapes.
-    """
+    """Train the UNet and, slowly, the text encoder; both end with their moving averages."""
     torch.manual_seed(config.seed)
     unet = new_denoiser()
     unet.train()
@@ -80,7 +80,7 @@ def train_denoiser(
         ema_decay=0.999,
     )
     alphas = new_scheduler().alphas_cumprod
-    weights = 1 / _expected_error(len(alphas))
+    weights = _noise_weights(alphas)
     null_ids = tokenize(scenes.tokenizer, [""])[0]
 
     def step(_: int, generator: torch.Generator) -> torch.Tensor:
@@ -90,8 +90,7 @@ def train_denoiser(
         ids = scenes.token_ids[rows, wording]
         ids[torch.rand(size, generator=generator) < config.prompt_drop] = null_ids
         latents = scenes.latents[rows].float()
-        uniform = torch.rand(size, generator=generator)
-        timesteps = (len(alphas) * uniform**_TIMESTEP_POWER).long()
+        timesteps = torch.randint(len(alphas), (size,), generator=generator)
         noise = torch.randn(latents.shape, generator=generator)
         signal = alphas[timesteps].sqrt().view(-1, 1, 1, 1)
         sigma = (1 - alphas[timesteps]).sqrt().view(-1, 1, 1, 1)

@@ -48,6 +48,13 @@ def test_compare_gives_three_pictures_that_differ_and_carry_their_settings(clien
     assert details["combined"][0] == "reference(prompt)"
 
 
+def test_three_columns_of_twenty_steps_take_at_most_six_seconds(client):
+    compare(client, num_steps=1)
+    start = time.monotonic()
+    compare(client, num_steps=20)
+    assert time.monotonic() - start <= 6
+
+
 def test_the_same_seed_gives_the_same_pictures_and_alpha_changes_only_chats(client):
     def pixels(**settings):
         return [Image.open(file).tobytes() for file in compare(client, **settings)[0]]

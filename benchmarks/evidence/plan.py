@@ -28,7 +28,7 @@ class EvidenceConfig(FrozenSettings):
     """Sampling steps."""
     num_workers: int = Field(2, ge=1)
     """Processes, each with one CPU thread."""
-    scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+    scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 3.0)
     """Guidance scales s tried on the tuning prompts, for each contestant."""
     alphas: tuple[float, ...] = (-0.5, 0.0, 0.25, 0.5, 0.75, 1.0)
     """Values of the α sweep, at the scale chosen for α = 0.5 and with the first training seed."""
@@ -60,10 +60,10 @@ class Contestant:
 # Compute in forwards per pair, a backward counted as two: SFT 3, Diffusion-DPO 8 (two trained and
 # two reference predictions), CHATS 8. Steps are chosen so that steps × forwards agree.
 TRAININGS: Mapping[str, Training] = {
-    "sft": Training("sft-preferred", "full", 5e-5, 800, prompt_drop=0.1),
-    "dpo": Training("diffusion-dpo", "full", 2e-5, 300, beta=2000.0),
-    "chats": Training("chats", "full", 5e-5, 300, temperature=2000.0),
-    "chats-lora": Training("chats", "lora", 5e-4, 300, temperature=2000.0),
+    "sft": Training("sft-preferred", "full", 5e-5, 560, prompt_drop=0.1),
+    "dpo": Training("diffusion-dpo", "full", 2e-5, 210, beta=2000.0),
+    "chats": Training("chats", "full", 5e-5, 210, temperature=1000.0),
+    "chats-lora": Training("chats", "lora", 3e-4, 210, temperature=1000.0),
 }
 
 CONTESTANTS: Mapping[str, Contestant] = {

@@ -38,7 +38,7 @@ class PairsConfig(FrozenSettings):
 
     output: Path = Path("build/pairs")
     """Folder that receives the pairs; an earlier one is replaced as a whole."""
-    num_prompts: int = Field(1_600, ge=1)
+    num_prompts: int = Field(2_000, ge=1)
     """Prompts tried; one gives a pair if its pictures differ in keeping the promise."""
     pictures_per_prompt: int = Field(4, ge=2)
     """Pictures ranked for each prompt."""

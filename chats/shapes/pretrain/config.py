@@ -38,7 +38,7 @@ class PretrainConfig(FrozenSettings):
     """Pictures per contrastive step; each brings one caption and one near miss."""
     clip_learning_rate: float = Field(1e-3, gt=0)
     """Peak learning rate of the contrastive training."""
-    denoiser_steps: int = Field(9_600, ge=1)
+    denoiser_steps: int = Field(8_000, ge=1)
     """Optimizer steps of denoiser and text encoder together."""
     denoiser_batch: int = Field(48, ge=1)
     """Latents per step of the denoiser."""

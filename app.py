@@ -15,7 +15,7 @@ from pydantic import Field
 from chats.config import DEFAULT_ALPHA, DEFAULT_SCALE, FrozenSettings, GenerationConfig
 from chats.environment import check_environment
 from chats.errors import UserError
-from chats.events import ImagesEvent, StepEvent
+from chats.generation.events import ImagesEvent, StepEvent
 from chats.shapes import BASE, PAIR, SHAPES_MODEL, SHAPES_NUM_STEPS
 from ui.server import (
     LOGIN_VARIABLE,
@@ -27,7 +27,7 @@ from ui.server import (
 from ui.services import ModelChoice, ModelStatus, Services
 
 if TYPE_CHECKING:
-    from chats.models import ModelManager
+    from chats.models.manager import ModelManager
 
 MAX_UPLOAD = "50mb"
 SHAPES_EXAMPLES = (
@@ -82,7 +82,7 @@ class Models:
     ) -> Iterator[StepEvent | ImagesEvent]:
         """Make the pictures of a configuration."""
         manager = self._get_manager()
-        from chats.generate import generate
+        from chats.generation.generate import generate
 
         yield from generate(manager, config, cancel=cancel)
 
@@ -106,7 +106,7 @@ class Models:
     def _get_manager(self) -> "ModelManager":
         with self._lock:
             if self._manager is None:
-                from chats.models import ModelManager
+                from chats.models.manager import ModelManager
 
                 self._manager = ModelManager(device=self._settings.device)
             return self._manager

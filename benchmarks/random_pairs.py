@@ -7,9 +7,9 @@ import copy
 import torch
 from diffusers import StableDiffusionPipeline
 
-from chats.adapter_rows import add_pair_adapters, lora_layers
-from chats.families import family_of
-from chats.pair import Pair, PairMetadata, pair_from_adapters
+from chats.denoising.adapter_rows import add_pair_adapters, lora_layers
+from chats.denoising.families import family_of
+from chats.pairs.pair import Pair, PairMetadata, pair_from_adapters
 
 _RANK = 16
 

@@ -11,8 +11,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from chats.pair import Pair, PairMetadata, load_pair, save_pair
-    from chats.pipeline import guidance
+    from chats.generation.pipeline import guidance
+    from chats.pairs.pair import Pair, PairMetadata, load_pair, save_pair
 
 __all__ = ["Pair", "PairMetadata", "guidance", "load_pair", "save_pair"]
 
@@ -20,7 +20,7 @@ __all__ = ["Pair", "PairMetadata", "guidance", "load_pair", "save_pair"]
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'chats' has no attribute {name!r}; it has {__all__}")
-    home = "chats.pipeline" if name == "guidance" else "chats.pair"
+    home = "chats.generation.pipeline" if name == "guidance" else "chats.pairs.pair"
     return getattr(importlib.import_module(home), name)
 
 

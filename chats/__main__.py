@@ -15,7 +15,6 @@ from typing import Annotated, Any
 import tyro
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from chats import hub
 from chats.config import (
     FrozenSettings,
     GenerationConfig,
@@ -25,11 +24,12 @@ from chats.config import (
 )
 from chats.environment import check_environment, quieten_libraries
 from chats.errors import UserError
-from chats.events import ImagesEvent, StepEvent
-from chats.png import config_of_row, describe, read_png, save_png
+from chats.generation.events import ImagesEvent, StepEvent
+from chats.generation.png import config_of_row, describe, read_png, save_png
+from chats.generation.sheet import side_by_side
+from chats.pairs import hub
+from chats.pairs.weight_files import component_folders, local_folder, read_json, weight_bytes
 from chats.shapes import BASE, SHAPES_MODEL
-from chats.sheet import side_by_side
-from chats.weight_files import component_folders, local_folder, read_json, weight_bytes
 from chats.wording import row_label
 
 
@@ -80,8 +80,8 @@ class _Making(FrozenSettings):
         )
         check_environment()
         quieten_libraries()
-        from chats.generate import generate
-        from chats.models import ModelManager
+        from chats.generation.generate import generate
+        from chats.models.manager import ModelManager
 
         for event in generate(ModelManager(device=self.device), config):
             if isinstance(event, StepEvent):

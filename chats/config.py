@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from chats.errors import explain_validation
 
 MethodName = Literal["standard", "cfg", "chats", "chats-exact", "preferred-cfg", "npo"]
-"""Ways to combine predictions; `chats.methods` holds the formula of each."""
+"""Ways to combine predictions; `chats.denoising.methods` holds the formula of each."""
 
 DEFAULT_SCALE = 5.0
 DEFAULT_ALPHA = 0.5

@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from chats.methods import Role
+from chats.denoising.methods import Role
 
 Half = Literal["preferred", "dispreferred"]
 Condition = Literal["prompt", "dropped"]

@@ -1,7 +1,7 @@
 """How rows are called in words: titles, labels, and what was combined. No torch here."""
 
 from chats.config import MethodName, Row
-from chats.methods import Term, terms, uses_alpha, uses_scale
+from chats.denoising.methods import Term, terms, uses_alpha, uses_scale
 
 METHOD_TITLES: dict[MethodName, str] = {
     "standard": "Standard",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from PIL import Image
 
 from chats.config import GenerationConfig, Row
-from chats.events import ImagesEvent, StepEvent
+from chats.generation.events import ImagesEvent, StepEvent
 from chats.wording import combination
 from ui.services import ModelChoice, ModelStatus, Services
 
@@ -27,7 +27,7 @@ MODEL = ModelChoice(
 
 @dataclass
 class FakeStudio:
-    """Answers like `chats.generate`, and remembers what it was asked."""
+    """Answers like `chats.generation.generate`, and remembers what it was asked."""
 
     model: ModelChoice = MODEL
     error: Exception | None = None

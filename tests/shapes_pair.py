@@ -4,7 +4,7 @@ from pathlib import Path
 
 from diffusers import StableDiffusionPipeline
 
-from chats.pair import Pair, save_pair
+from chats.pairs.pair import Pair, save_pair
 from chats.shapes import BASE, PAIR
 from tests.tiny import tiny_pair
 

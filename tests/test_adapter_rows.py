@@ -7,7 +7,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 import chats
-from chats.adapter_rows import (
+from chats.denoising.adapter_rows import (
     BASE,
     DISPREFERRED,
     PREFERRED,
@@ -16,8 +16,8 @@ from chats.adapter_rows import (
     add_pair_adapters,
     lora_layers,
 )
+from chats.denoising.families import denoiser_of, family_of
 from chats.errors import UserError
-from chats.families import denoiser_of, family_of
 from tests.tiny import (
     FAMILIES,
     LORA_ALPHA,

@@ -9,7 +9,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from chats.png import read_png
+from chats.generation.png import read_png
 from tests.serving import serve
 from tests.shapes_pair import pair_arguments
 

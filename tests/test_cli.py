@@ -10,8 +10,8 @@ from PIL import Image
 from chats import environment
 from chats.__main__ import main
 from chats.errors import UserError
-from chats.pair import save_pair
-from chats.png import read_png
+from chats.generation.png import read_png
+from chats.pairs.pair import save_pair
 from tests.tiny import tiny_pair, tiny_pipeline
 
 

@@ -64,8 +64,8 @@ def test_settings_cannot_be_changed_afterwards():
 
 def test_what_the_page_needs_is_there_without_torch():
     code = (
-        "import sys, chats.config, chats.errors, chats.events, chats.png, chats.sheet, "
-        "chats.wording, chats.environment, chats.__main__; "
+        "import sys, chats.config, chats.errors, chats.wording, chats.environment, "
+        "chats.generation.events, chats.generation.png, chats.generation.sheet, chats.__main__; "
         "print(sorted({'torch', 'diffusers', 'transformers', 'gradio'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

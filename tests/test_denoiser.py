@@ -23,7 +23,7 @@ from diffusers import (
 )
 
 import chats
-from chats.families import denoiser_of
+from chats.denoising.families import denoiser_of
 from tests.tiny import (
     FAMILIES,
     SIZE_PX,

@@ -70,6 +70,8 @@ def test_the_house_in_the_readme_is_the_one_on_disk():
     listed = re.findall(r"^    (\S+?)/?(?:\s{2,}.*)?$", house, re.MULTILINE)
     folders = {path.name for path in kept(ROOT) if path.is_dir() and path.name[0] != "."}
     assert set(listed) == {"app.py", *folders}
+    rooms = re.findall(r"^ {6}(\S+?)/\s", house, re.MULTILINE)
+    assert set(rooms) == {path.name for path in kept(ROOT / "chats") if path.is_dir()}
 
 
 def test_links_of_the_readme_lead_to_files():

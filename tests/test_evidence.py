@@ -10,7 +10,7 @@ from benchmarks.evidence.report import Findings, write_report
 from benchmarks.evidence.statistics import paired_difference, score
 from benchmarks.evidence.tuning import best_scales, planned
 from chats import load_pair
-from chats.pair import Recommended
+from chats.pairs.pair import Recommended
 from chats.shapes import PAIR
 
 

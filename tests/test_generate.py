@@ -9,10 +9,10 @@ import torch
 
 from chats.config import GenerationConfig, Row
 from chats.errors import UserError
-from chats.events import ImagesEvent, StepEvent
-from chats.generate import generate
-from chats.models import ModelManager
-from chats.pair import save_pair
+from chats.generation.events import ImagesEvent, StepEvent
+from chats.generation.generate import generate
+from chats.models.manager import ModelManager
+from chats.pairs.pair import save_pair
 from tests.tiny import FAMILIES, tiny_pair, tiny_pipeline
 
 # diffusers reads numpy views of its tensors the way that numpy 2 deprecates.

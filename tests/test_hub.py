@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from huggingface_hub import constants
 
-from chats import hub
 from chats.errors import UserError
+from chats.pairs import hub
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from chats.errors import UserError
-from chats.leases import LeaseCache
+from chats.models.leases import LeaseCache
 
 
 def lease(cache, key, *, num_bytes=10, load=object):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from chats.config import MethodName
-from chats.methods import (
+from chats.denoising.methods import (
     Term,
     needs_pair,
     proxy_condition,

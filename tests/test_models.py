@@ -10,12 +10,12 @@ from safetensors.torch import load_file, save_file
 
 from chats.config import GenerationConfig, Row
 from chats.errors import UserError
-from chats.generate import generate
-from chats.loading import best_dtype
-from chats.models import ModelManager
-from chats.pair import load_pair, save_pair
+from chats.generation.generate import generate
+from chats.models.loading import best_dtype
+from chats.models.manager import ModelManager
+from chats.pairs.pair import load_pair, save_pair
+from chats.pairs.weight_files import component_folders, weight_bytes
 from chats.shapes import BASE, SHAPES_MODEL
-from chats.weight_files import component_folders, weight_bytes
 from tests.tiny import tiny_pair, tiny_pipeline
 
 # diffusers reads numpy views of its tensors the way that numpy 2 deprecates.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from chats.png import read_png
+from chats.generation.png import read_png
 from tests.serving import serve
 from tests.shapes_pair import pair_arguments
 

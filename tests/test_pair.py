@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import chats
-from chats.adapter_rows import add_pair_adapters
+from chats.denoising.adapter_rows import add_pair_adapters
+from chats.denoising.families import denoiser_of
 from chats.errors import UserError
-from chats.families import denoiser_of
-from chats.pair import (
+from chats.pairs.pair import (
     LORA_FILE,
     Pair,
     PairMetadata,
@@ -25,7 +25,7 @@ from chats.pair import (
     pair_from_adapters,
     save_pair,
 )
-from chats.released import load_released_pipeline
+from chats.pairs.released import load_released_pipeline
 from tests.tiny import (
     FAMILIES,
     LORA_ALPHA,
@@ -401,7 +401,7 @@ def test_a_released_pair_loads_with_the_denoiser_of_its_base(tmp_path):
 
 def test_importing_the_package_loads_no_torch():
     code = (
-        "import sys, chats, chats.config, chats.methods, chats.families\n"
+        "import sys, chats, chats.config, chats.denoising.methods, chats.denoising.families\n"
         "assert 'torch' not in sys.modules and 'diffusers' not in sys.modules\n"
         "assert {'guidance', 'load_pair'} <= set(dir(chats))"
     )

@@ -16,9 +16,9 @@ from diffusers import (
 from PIL import Image
 
 import chats
-from chats.adapter_rows import add_pair_adapters
+from chats.denoising.adapter_rows import add_pair_adapters
+from chats.denoising.families import denoiser_of
 from chats.errors import UserError
-from chats.families import denoiser_of
 from tests.tiny import (
     FAMILIES,
     SIZE_PX,

@@ -9,7 +9,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from chats.config import GenerationConfig, Row
 from chats.errors import UserError
-from chats.png import MAX_TEXT_CHARS, config_of_row, read_png, save_png
+from chats.generation.png import MAX_TEXT_CHARS, config_of_row, read_png, save_png
 
 CONFIG = GenerationConfig(
     prompt="drei rote Sterne, «три» ★",

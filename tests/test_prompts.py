@@ -5,7 +5,7 @@ import time
 import pytest
 from transformers import CLIPTokenizer
 
-from chats.prompts import TokenLimit, clean_prompt
+from chats.generation.prompts import TokenLimit, clean_prompt
 from chats.shapes import BASE
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
+from chats.denoising.schedulers import build_scheduler
 from chats.errors import UserError
-from chats.schedulers import build_scheduler
 
 MODEL = {"prediction_type": "v_prediction", "beta_start": 0.001, "timestep_spacing": "trailing"}
 DIFFUSION = ("default", "ddim", "euler", "euler-ancestral", "dpm++", "unipc")

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from chats.config import Row
-from chats.sheet import side_by_side
+from chats.generation.sheet import side_by_side
 from chats.wording import combination, row_label
 
 

@@ -11,10 +11,10 @@ from accelerate.state import AcceleratorState
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import nn
 
-from chats.adapter_rows import lora_layers
+from chats.denoising.adapter_rows import lora_layers
 from chats.errors import UserError
 from chats.objective import OBJECTIVES, Prediction
-from chats.pair import load_pair
+from chats.pairs.pair import load_pair
 from tests.tiny import tiny_pipeline
 from tests.tiny_preferences import write_preferences
 from training.__main__ import main

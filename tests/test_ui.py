@@ -17,7 +17,7 @@ import pytest
 import app
 from chats.config import MethodName, Row, SchedulerName
 from chats.errors import UserError
-from chats.png import read_png
+from chats.generation.png import read_png
 from chats.shapes import SHAPES_NUM_STEPS
 from tests.page_fakes import MODEL, FakeStudio, Visitor, color_of, without_pair
 from ui.board import lay_out

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from chats.errors import UserError
-from chats.weight_files import check_weight_files, component_folders, read_json, weight_bytes
+from chats.pairs.weight_files import check_weight_files, component_folders, read_json, weight_bytes
 
 
 def save(path, **tensors):

@@ -31,8 +31,8 @@ from transformers import (
     T5Tokenizer,
 )
 
-from chats.families import denoiser_of, family_of
-from chats.pair import Pair, PairMetadata
+from chats.denoising.families import denoiser_of, family_of
+from chats.pairs.pair import Pair, PairMetadata
 
 FAMILIES = ("sd15", "sdxl", "sd3", "pixart")
 RANK, LORA_ALPHA = 2, 6.0

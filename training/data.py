@@ -11,9 +11,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
+from chats.denoising.families import default_size_px, family_of
 from chats.errors import UserError
-from chats.families import default_size_px, family_of
-from chats.png import MAX_PIXELS
+from chats.generation.png import MAX_PIXELS
 from training.preferences import PreferencePair
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")

@@ -6,7 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from chats.adapter_rows import adapter_rows, adapter_weights, add_pair_adapters, lora_layers
+from chats.denoising.adapter_rows import (
+    adapter_rows,
+    adapter_weights,
+    add_pair_adapters,
+    lora_layers,
+)
 from chats.objective import Condition, Half, Objective, Prediction, Role
 from training.config import ModelSettings
 

@@ -6,8 +6,8 @@ import peft
 import torch
 import transformers
 
-from chats.families import Family
-from chats.pair import Pair, PairMetadata
+from chats.denoising.families import Family
+from chats.pairs.pair import Pair, PairMetadata
 from training.config import TrainingConfig
 from training.data import EncodedPairs
 from training.pair_model import PairModel

@@ -11,9 +11,9 @@ from diffusers import DiffusionPipeline
 from torch import nn
 from tqdm import tqdm
 
+from chats.denoising.families import denoiser_of, family_of
 from chats.errors import UserError
-from chats.families import denoiser_of, family_of
-from chats.loading import load_model, resolve_model
+from chats.models.loading import load_model, resolve_model
 from chats.objective import (
     OBJECTIVES,
     LossTerms,
@@ -23,8 +23,8 @@ from chats.objective import (
     objective_loss,
     training_target,
 )
-from chats.pair import save_pair
-from chats.weight_files import check_weight_files
+from chats.pairs.pair import save_pair
+from chats.pairs.weight_files import check_weight_files
 from training.config import ObjectiveSettings, OptimizerSettings, RunSettings, TrainingConfig
 from training.data import EncodedPairs, encode_pairs
 from training.draws import PairBatch, draw_batch
@@ -35,7 +35,7 @@ from training.preferences import read_pairs
 from training.saving import trained_pair
 
 TRAINABLE_FAMILIES = ("sd15",)
-"""Families whose denoisers the loop can call; `chats.families` knows more."""
+"""Families whose denoisers the loop can call; `chats.denoising.families` knows more."""
 
 
 class TrainingStoppedError(RuntimeError):

@@ -7,9 +7,9 @@ from typing import Literal
 from PIL import Image
 
 from chats.config import GenerationConfig, MethodName
-from chats.events import ImagesEvent
-from chats.methods import needs_pair
-from chats.png import config_of_row
+from chats.denoising.methods import needs_pair
+from chats.generation.events import ImagesEvent
+from chats.generation.png import config_of_row
 from ui.pictures import display_uri, png_uri
 from ui.services import ModelChoice
 

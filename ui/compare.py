@@ -10,7 +10,7 @@ import gradio as gr
 
 from chats.config import GenerationConfig, Row
 from chats.errors import UserError
-from chats.png import read_png
+from chats.generation.png import read_png
 from ui.board import Board, lay_out
 from ui.cards import IDLE, Status, render_board, render_status
 from ui.compare_form import MAX_DRAWN_SEED, CompareForm, build_form

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from chats.config import GenerationConfig
 from chats.errors import UserError
-from chats.events import ImagesEvent, StepEvent
+from chats.generation.events import ImagesEvent, StepEvent
 from ui.board import Board, lay_out, with_images, with_previews
 from ui.cards import Status
 from ui.services import ModelChoice, Services

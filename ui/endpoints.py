@@ -11,10 +11,10 @@ import gradio as gr
 from gradio.components import Component
 
 from chats.config import GenerationConfig
+from chats.denoising.methods import needs_pair
 from chats.errors import UserError
-from chats.events import ImagesEvent, StepEvent
-from chats.methods import needs_pair
-from chats.png import config_of_row, read_png, save_png
+from chats.generation.events import ImagesEvent, StepEvent
+from chats.generation.png import config_of_row, read_png, save_png
 from ui.form import build_config, find_model
 from ui.methods import METHODS, SHOWN_FIRST
 from ui.runs import QUEUE

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chats.config import GenerationConfig, MethodName, parse_generation_config
+from chats.denoising.methods import uses_alpha, uses_scale
 from chats.errors import UserError
-from chats.methods import uses_alpha, uses_scale
 from ui.methods import METHODS
 from ui.services import ModelChoice
 

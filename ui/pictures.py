@@ -6,7 +6,7 @@ import io
 from PIL import Image
 
 from chats.config import GenerationConfig
-from chats.png import png_info
+from chats.generation.png import png_info
 
 MIN_DISPLAY_PX = 512
 

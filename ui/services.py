@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from chats.config import DEFAULT_ALPHA, DEFAULT_SCALE, GenerationConfig
-from chats.events import ImagesEvent, StepEvent
+from chats.generation.events import ImagesEvent, StepEvent
 
 
 @dataclass(frozen=True)

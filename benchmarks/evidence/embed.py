@@ -18,7 +18,7 @@ from benchmarks.evidence.measure import trained_pair
 from benchmarks.evidence.plan import CONTESTANTS, EvidenceConfig
 from benchmarks.evidence.tuning import TuningTable, tuning_table
 from chats import load_pair
-from chats.pair import Pair, Recommended, save_pair
+from chats.pairs.pair import Pair, Recommended, save_pair
 from chats.shapes import PAIR
 
 _TRAINING = "chats-lora"

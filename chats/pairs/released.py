@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from chats.errors import UserError
-from chats.weight_files import check_weight_files, read_json
+from chats.pairs.weight_files import check_weight_files, read_json
 
 HALVES = {"preferred": "unet_win", "dispreferred": "unet_lose"}
 

@@ -15,9 +15,9 @@ from PIL import Image
 import chats
 from chats.config import GenerationConfig, Row
 from chats.errors import UserError
-from chats.events import StepEvent
-from chats.models import Lease, ModelManager, free_memory
-from chats.previews import preview_images
+from chats.generation.events import StepEvent
+from chats.generation.previews import preview_images
+from chats.models.manager import Lease, ModelManager, free_memory
 
 _QUEUED_EVENTS = 8
 _POLL_SECONDS = 0.05

@@ -17,20 +17,20 @@ from pydantic import Field, JsonValue, ValidationError, model_validator
 from safetensors.torch import save_file
 from torch import nn
 
-from chats import hub, released
-from chats.adapter_rows import AdaptedLayers, LowRank, adapter_weights
 from chats.config import DEFAULT_ALPHA, DEFAULT_SCALE, FrozenSettings
+from chats.denoising.adapter_rows import AdaptedLayers, LowRank, adapter_weights
+from chats.denoising.families import Family, family_named
+from chats.denoising.methods import Role
 from chats.errors import UserError, explain_validation
-from chats.families import Family, family_named
-from chats.halves import (
+from chats.pairs import hub, released
+from chats.pairs.halves import (
     adapted_layers,
     check_adapter_fits,
     check_denoiser_fits,
     load_adapter,
     load_denoiser,
 )
-from chats.methods import Role
-from chats.weight_files import local_folder, read_json
+from chats.pairs.weight_files import local_folder, read_json
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 HALVES: tuple[Role, ...] = ("preferred", "dispreferred")
@@ -62,7 +62,7 @@ class PairMetadata(FrozenSettings):
     """The model that both halves were trained from: a folder or a Hub id."""
 
     family: str
-    """Name of its family in `chats.families`."""
+    """Name of its family in `chats.denoising.families`."""
 
     null_prompt: Literal["empty", "zeros"] = "empty"
     """What the dropped prompt was: the encoding of "", or zeros."""

@@ -13,9 +13,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+from chats.denoising.families import Family
 from chats.errors import UserError
-from chats.families import Family
-from chats.weight_files import check_weight_files, read_json
+from chats.pairs.weight_files import check_weight_files, read_json
 
 _PLAIN_LORA = {"use_dora": False, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}}
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from chats.config import MethodName
+from chats.denoising.methods import Role, Term, terms
 from chats.errors import UserError
-from chats.methods import Role, Term, terms
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from chats.adapter_rows import AdaptedLayers
+from chats.denoising.adapter_rows import AdaptedLayers
+from chats.denoising.families import Family
+from chats.denoising.methods import Condition, Role, Term, proxy_condition
+from chats.denoising.pictures import Picture
 from chats.errors import UserError
-from chats.families import Family
-from chats.methods import Condition, Role, Term, proxy_condition
-from chats.pictures import Picture
 
 _CONDITIONS: tuple[Condition, ...] = ("prompt", "null", "proxy")
 

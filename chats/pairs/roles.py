@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from chats.adapter_rows import (
+from chats.denoising.adapter_rows import (
     BASE,
     DISPREFERRED,
     PREFERRED,
@@ -13,11 +13,11 @@ from chats.adapter_rows import (
     carried_adapters,
     refuse_fused,
 )
-from chats.denoiser import Models
+from chats.denoising.denoiser import Models
+from chats.denoising.families import family_of
+from chats.denoising.methods import Role
 from chats.errors import UserError
-from chats.families import family_of
-from chats.methods import Role
-from chats.pair import Pair, check_fits, layers_of_pair
+from chats.pairs.pair import Pair, check_fits, layers_of_pair
 
 
 def models_of(pipe: Any, pair: Pair | None, *, roles: set[Role]) -> Models:

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 
-from chats import hub, released
+from chats.denoising.families import FAMILIES, default_size_px, denoiser_of
 from chats.errors import UserError
-from chats.families import FAMILIES, default_size_px, denoiser_of
-from chats.pair import Pair, load_pair
+from chats.pairs import hub, released
+from chats.pairs.pair import Pair, load_pair
+from chats.pairs.weight_files import component_folders, local_folder, read_json, weight_bytes
 from chats.shapes import BASE, SHAPES_MODEL
-from chats.weight_files import component_folders, local_folder, read_json, weight_bytes
 
 # The checker that some models bring paints pictures black without a word and costs a gigabyte.
 _LEFT_OUT = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}

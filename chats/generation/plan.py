@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from chats.config import GenerationConfig
+from chats.denoising.methods import needs_pair
 from chats.errors import UserError
-from chats.methods import needs_pair
-from chats.models import Lease
-from chats.prompts import TokenLimit, clean_prompt
+from chats.generation.prompts import TokenLimit, clean_prompt
+from chats.models.manager import Lease
 from chats.wording import METHOD_TITLES
 
 HOW_TO_GET_A_PAIR = (

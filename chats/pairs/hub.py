@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from chats.errors import UserError
-from chats.weight_files import VARIANT_MARKS
+from chats.pairs.weight_files import VARIANT_MARKS
 
 _TEXT_FILES = ("*.json", "*.txt", "*.model")
 _WEIGHT_FILES = ("*/*.safetensors",)

@@ -13,9 +13,9 @@ from typing import Any
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from chats.config import GenerationConfig, Row, parse_generation_config
+from chats.denoising.methods import uses_alpha, uses_scale
 from chats.errors import UserError
-from chats.hub import is_hub_id
-from chats.methods import uses_alpha, uses_scale
+from chats.pairs.hub import is_hub_id
 
 SETTINGS_KEY = "chats"
 FORMAT_VERSION = 1

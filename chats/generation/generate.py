@@ -13,10 +13,10 @@ import time
 from collections.abc import Iterator
 
 from chats.config import GenerationConfig
-from chats.events import ImagesEvent, StepEvent
-from chats.models import ModelManager
-from chats.painter import Painter
-from chats.plan import make_plan
+from chats.generation.events import ImagesEvent, StepEvent
+from chats.generation.painter import Painter
+from chats.generation.plan import make_plan
+from chats.models.manager import ModelManager
 from chats.wording import combination
 
 

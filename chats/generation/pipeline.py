@@ -2,7 +2,7 @@
 
 The pipeline keeps its sampling loop, scheduler, callbacks and image inputs. Inside the context its
 own guidance is off, its null prompt is encoded beside every prompt, and its denoiser carries the
-hooks of `chats.denoiser` during each call.
+hooks of `chats.denoising.denoiser` during each call.
 """
 
 import contextlib
@@ -14,14 +14,14 @@ from typing import Any, Literal
 
 import torch
 
-from chats.adapter_rows import mixed_rows
 from chats.config import DEFAULT_ALPHA, DEFAULT_SCALE, MethodName
-from chats.denoiser import Cost, GuidedDenoiser, Models
+from chats.denoising.adapter_rows import mixed_rows
+from chats.denoising.denoiser import Cost, GuidedDenoiser, Models
+from chats.denoising.families import Family, denoiser_of, family_of
+from chats.denoising.pictures import Picture, PictureSettings
 from chats.errors import UserError
-from chats.families import Family, denoiser_of, family_of
-from chats.pair import Pair
-from chats.pictures import Picture, PictureSettings
-from chats.roles import models_of
+from chats.pairs.pair import Pair
+from chats.pairs.roles import models_of
 
 _WITHOUT_EFFECT = {
     "guidance_rescale": "It would rescale the pipeline's own guidance, which is off.",
@@ -54,7 +54,7 @@ def guidance(
         pair: the preference pair; `standard` and `cfg` need none. None uses the adapters that the
             denoiser already carries, if any. The models of a full pair are moved to the pipeline's
             device and dtype, and stay there.
-        method: how predictions are combined, see `chats.methods.terms`.
+        method: how predictions are combined, see `chats.denoising.methods.terms`.
         scale: the paper's guidance scale s; diffusers' guidance_scale is 1 + s.
         alpha: the proxy strength α.
         negative_prompt: the prompt whose encoding is the null condition ∅; it is encoded with

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 
-from chats import hub
 from chats.config import SchedulerName
-from chats.families import Family, default_size_px, family_of
-from chats.leases import LeaseCache
-from chats.loading import (
+from chats.denoising.families import Family, default_size_px, family_of
+from chats.denoising.schedulers import build_scheduler
+from chats.models.leases import LeaseCache
+from chats.models.loading import (
     LoadedModel,
     best_dtype,
     choose_device,
@@ -24,10 +24,10 @@ from chats.loading import (
     resolve_model,
     size_factor_px,
 )
-from chats.pair import Pair, load_pair, locate_pair
-from chats.schedulers import build_scheduler
+from chats.pairs import hub
+from chats.pairs.pair import Pair, load_pair, locate_pair
+from chats.pairs.weight_files import check_weight_files, local_folder, weight_bytes
 from chats.shapes import BASE, PAIR, SHAPES_MODEL, SHAPES_NUM_STEPS
-from chats.weight_files import check_weight_files, local_folder, weight_bytes
 
 
 @dataclass(frozen=True, kw_only=True)

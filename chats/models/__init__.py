@@ -1,0 +1,1 @@
+"""What is on the device: models and pairs, loaded, lent and dropped."""

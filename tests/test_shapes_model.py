@@ -47,6 +47,11 @@ def test_committed_weights_are_finite_and_small():
                 assert tensor.isfinite().all(), f"{path.name}: {name}"
 
 
+def test_committed_settings_name_no_folder_of_the_machine_that_made_them():
+    for path in WEIGHTS.rglob("*.json"):
+        assert "_name_or_path" not in path.read_text(), path
+
+
 @pytest.mark.parametrize(("part", "build"), [("unet", new_denoiser), ("vae", new_autoencoder)])
 def test_committed_architecture_is_the_one_that_the_scripts_train(part, build):
     ours = {k: v for k, v in dict(build().config).items() if not k.startswith("_")}

@@ -7,6 +7,8 @@ a model in the type of its file, diffusers in float32, and so a plain `from_pret
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
@@ -31,5 +33,14 @@ def export_base(
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.save_pretrained(config.output / "base", safe_serialization=True)
+    folder = config.output / "base"
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    _forget_where_it_came_from(folder / "vae" / "config.json")
     save_clip(load_clip(config.workdir / "clip"), config.output / "clip")
+
+
+def _forget_where_it_came_from(path: Path) -> None:
+    """Drop the folder that an autoencoder was read from: it exists on this machine alone."""
+    settings = json.loads(path.read_text("utf-8"))
+    settings.pop("_name_or_path", None)
+    path.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")

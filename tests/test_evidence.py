@@ -57,7 +57,8 @@ def findings():
     rng = np.random.default_rng(0)
 
     def kept(name):
-        trainings = 3 if CONTESTANTS[name].training else 1
+        contestant = CONTESTANTS[name]
+        trainings = 3 if contestant.training and not contestant.first_training_only else 1
         return rng.random((trainings, 2, 600)) < 0.6
 
     config = EvidenceConfig()

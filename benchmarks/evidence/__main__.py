@@ -49,7 +49,9 @@ def main(config: EvidenceConfig) -> None:
 def _test_measurements(
     name: str, scale: float, config: EvidenceConfig, *, shuffled: bool = False
 ) -> list[Measurement]:
-    trainings = len(config.training_seeds) if CONTESTANTS[name].training else 1
+    contestant = CONTESTANTS[name]
+    has_many = contestant.training and not contestant.first_training_only
+    trainings = len(config.training_seeds) if has_many else 1
     return [
         planned(name, "test", scale, config, training=training, image=image, shuffled=shuffled)
         for training in range(trainings)

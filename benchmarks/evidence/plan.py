@@ -55,6 +55,8 @@ class Contestant:
     method: str
     alpha: float = 0.0
     training: str | None = None
+    first_training_only: bool = False
+    """Whether only the first training seed is sampled: three forwards a step are dear."""
 
 
 # Compute in forwards per pair, a backward counted as two: SFT 3, Diffusion-DPO 8 (two trained and
@@ -73,7 +75,9 @@ CONTESTANTS: Mapping[str, Contestant] = {
     "dpo": Contestant("Diffusion-DPO + CFG", "preferred-cfg", training="dpo"),
     "chats-0": Contestant("CHATS α = 0", "chats", 0.0, "chats"),
     "chats-0.5": Contestant("CHATS α = 0.5", "chats", 0.5, "chats"),
-    "chats-exact-0.5": Contestant("CHATS exact (eq. 16) α = 0.5", "chats-exact", 0.5, "chats"),
+    "chats-exact-0.5": Contestant(
+        "CHATS exact (eq. 16) α = 0.5", "chats-exact", 0.5, "chats", first_training_only=True
+    ),
     "chats-lora-0": Contestant("CHATS LoRA pair α = 0", "chats", 0.0, "chats-lora"),
     "chats-lora-0.5": Contestant("CHATS LoRA pair α = 0.5", "chats", 0.5, "chats-lora"),
 }

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.evidence.plan import CONTESTANTS, TRAININGS, EvidenceConfig, Training
-from benchmarks.evidence.statistics import paired_difference, score
+from benchmarks.evidence.statistics import Estimate, paired_difference, score
 from chats.shapes.prompts import evaluation_specs
 from chats.shapes.world import CATEGORIES, RELATIONS
 
@@ -81,8 +81,10 @@ def _main_table(findings: Findings) -> list[str]:
     for name, kept in findings.test.items():
         difference = "–" if name == "cfg" else _signed(paired_difference(kept, cfg))
         scale = f"{findings.scales[name]:g}"
-        rows.append([CONTESTANTS[name].label, scale, str(score(kept)), difference])
-    return _table(["method", "s", "promises kept", "difference to CFG (paired)"], rows)
+        label = CONTESTANTS[name].label
+        rows.append([label, scale, str(len(kept)), str(score(kept)), difference])
+    header = ["method", "s", "trainings", "promises kept", "difference to CFG (paired)"]
+    return _table(header, rows)
 
 
 def _category_table(findings: Findings) -> list[str]:
@@ -121,11 +123,17 @@ def _head_to_head(findings: Findings) -> list[str]:
     rows = [
         [
             f"{CONTESTANTS[first].label} − {CONTESTANTS[second].label}",
-            _signed(paired_difference(findings.test[first], findings.test[second])),
+            _signed(_difference(findings.test[first], findings.test[second])),
         ]
         for first, second in pairs
     ]
     return _table(["difference", "percentage points"], rows)
+
+
+def _difference(first: np.ndarray, second: np.ndarray) -> Estimate:
+    """Compare as many trainings of both as there are of each, the first ones."""
+    count = min(len(first), len(second))
+    return paired_difference(first[:count], second[:count])
 
 
 def _sweep_table(findings: Findings) -> list[str]:

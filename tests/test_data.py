@@ -199,7 +199,7 @@ def batch_of(dataset, positions, *, seed=0, prompt_drop=0.0, dispreferred_prompt
         dataset,
         positions,
         seed=seed,
-        num_levels=1000,
+        level_at=lambda uniform: int(1000 * uniform),
         prompt_drop=prompt_drop,
         dispreferred_prompt_drop=dispreferred_prompt_drop,
     )

@@ -43,11 +43,12 @@ def put_on_hub(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (datasets.exceptions.DatasetNotFoundError("Dataset doesn't exist"), "no such data set on"),
+        (datasets.exceptions.DatasetNotFoundError("Dataset doesn't exist"), "for who is logged in"),
         (ConnectionError("Couldn't reach the Hub"), "Hub cannot be reached"),
         (errors.OfflineModeIsEnabled("offline"), "Hub cannot be reached"),
         (ValueError("Unknown split \"train\". Should be one of ['x']."), r"Should be one of \['x"),
         (OSError(28, "No space left on device"), "No space left"),
+        (datasets.exceptions.DatasetGenerationError("While generating"), "While generating"),
     ],
 )
 def test_each_failure_of_the_hub_is_one_clear_message(monkeypatch, error, message):

@@ -129,27 +129,27 @@ def _errors_explained(repo_id: str, settings: DataSettings) -> Iterator[None]:
 
     try:
         yield
-    except errors.GatedRepoError:
-        raise UserError(
-            f"{repo_id} asks for a consent: accept its terms on its page on the Hub, then log in "
-            "on this machine with `hf auth login`."
-        ) from None
     except (ConnectionError, errors.OfflineModeIsEnabled):
         raise UserError(
             f"{repo_id} is not on this machine and the Hub cannot be reached. Set data.path to a "
             "folder, a zip or a parquet file, or to a data set that was fetched before."
         ) from None
-    except (datasets.exceptions.DatasetNotFoundError, errors.RepositoryNotFoundError):
+    except (datasets.exceptions.DatasetNotFoundError, errors.RepositoryNotFoundError) as error:
         raise UserError(
-            f"There is no folder {repo_id!r} here and no such data set on the Hub, or it is "
-            "private. Check the spelling; for a private one log in with `hf auth login`."
+            f"There is no folder {repo_id!r} here, and not on the Hub either for who is logged in "
+            f"({_first_line(error)}). Check the spelling; if it is private or asks for a consent, "
+            "accept that on its page and log in with `hf auth login`."
         ) from None
-    except (errors.HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
+    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
         # A wrong split is a ValueError that lists the right ones.
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"The split {settings.split!r} of {repo_id} can't be read: {reason}"
+            f"The split {settings.split!r} of {repo_id} can't be read: "
+            f"{_first_line(error.__cause__ or error)}"
         ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _without_decoding(dataset: Any) -> Any:

@@ -46,16 +46,54 @@ class DataSettings(FrozenSettings):
     """The preferences."""
 
     path: Path
-    """Folder with metadata.jsonl or metadata.csv (prompt, chosen_file_name, rejected_file_name)."""
+    """Preference pairs: a folder or zip with metadata.jsonl or metadata.csv (prompt,
+    chosen_file_name, rejected_file_name), parquet files, or a Hub id such as `owner/name`."""
 
     resolution: int | None = Field(None, ge=8, le=4096)
     """Side of the square pictures, in pixels; none means the model's own size."""
+
+    buckets: bool = False
+    """Keep about the shape of the preferred picture instead of cutting both to squares."""
 
     null_prompt: Literal["empty", "zeros"] = "empty"
     """What a dropped prompt becomes: the encoding of "", or zeros."""
 
     max_pairs: int | None = Field(None, ge=2)
     """Use only the first so many pairs; none uses all."""
+
+    on_bad_rows: Literal["stop", "skip"] = "stop"
+    """Rows that can't be used: `stop` lists them and ends, `skip` leaves them out and counts."""
+
+    prompt_column: str | None = Field(None, min_length=1)
+    """Column of the prompts; none means one that is known: prompt or caption."""
+
+    preferred_column: str | None = Field(None, min_length=1)
+    """Column of the preferred pictures, or of the first ones if there are labels; none means one
+    that is known: chosen or jpg_0."""
+
+    dispreferred_column: str | None = Field(None, min_length=1)
+    """Column of the other pictures; none means one that is known: rejected or jpg_1."""
+
+    label_columns: tuple[str, str] | None = None
+    """Columns that score the two pictures: the higher score is preferred, ties are left out."""
+
+    split: str = Field("train", min_length=1)
+    """Which part of a set that has several is read."""
+
+    streaming: bool = False
+    """Fetch only the first max_pairs of a set on the Hub, for one that does not fit the disk."""
+
+    cache: Path | None = None
+    """Folder that keeps encoded pictures and prompts for later trainings; none keeps nothing."""
+
+    cache_dtype: Literal["float32", "float16"] = "float32"
+    """Number format in the cache; float16 takes half the room and rounds."""
+
+    @model_validator(mode="after")
+    def _stream_ends(self) -> "DataSettings":
+        if self.streaming and self.max_pairs is None:
+            raise ValueError("streaming needs max_pairs, which says where the stream ends")
+        return self
 
 
 class ObjectiveSettings(FrozenSettings):

@@ -28,13 +28,13 @@ from chats.pairs.pair import save_pair
 from chats.pairs.weight_files import check_weight_files
 from training.checkpoints import StopRequested
 from training.config import ObjectiveSettings, OptimizerSettings, RunSettings, TrainingConfig
-from training.data import EncodedPairs, encode_pairs
+from training.data import EncodedPairs, encode_preferences
 from training.draws import PairBatch, draw_batch
 from training.metrics import MetricsWindow
 from training.noise import NoiseSchedule
 from training.optimizers import MovingAverage, learning_rate, make_optimizer
 from training.pair_model import PairModel
-from training.preferences import read_pairs
+from training.preferences import read_preferences
 from training.run import RunDirectory
 from training.saving import trained_pair
 from training.state import TrainingState, check_same_training
@@ -69,15 +69,11 @@ def train(config: TrainingConfig) -> TrainingResult:
         TrainingStoppedError: The loss or the gradient was no longer a finite number.
     """
     _check_run(config.run)
-    pairs = read_pairs(config.data.path, max_pairs=config.data.max_pairs)
+    if config.data.buckets:
+        raise UserError("The loop trains on squares only. Set data.buckets to false.")
+    pairs = read_preferences(config.data)
     pipeline = _load_base(config.model.base)
-    dataset = encode_pairs(
-        pairs,
-        pipeline,
-        resolution=config.data.resolution,
-        null_prompt=config.data.null_prompt,
-        name=config.data.path.resolve().name,
-    )
+    (dataset,) = encode_preferences(pairs, pipeline, config.data)
     return train_on(config, dataset, pipeline.to("cpu"))
 
 
@@ -91,7 +87,7 @@ def train_on(
 
     Args:
         config: The settings.
-        dataset: What `encode_pairs` made with this pipeline.
+        dataset: What `encode_preferences` made with this pipeline.
         pipeline: Holds the denoiser to start from and the scheduler that it was made for.
 
     Raises:

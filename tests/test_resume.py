@@ -141,8 +141,10 @@ def test_a_killed_training_goes_on_bit_for_bit(dataset, pipeline, make_config):
     settings = cut.run.output.parent / "cut.json"
     settings.write_text(cut.model_dump_json())
     command[-1] = str(settings)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": _python_path()}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["kills"] >= 10
     assert losses_of(cut) == losses_of(whole)
@@ -178,3 +180,37 @@ def test_sigterm_saves_and_leaves_with_its_own_exit_status(make_config):
     assert child.returncode == EXIT_STOPPED, said
     assert "Stopped as asked" in said
     assert newest_checkpoint(run.checkpoints).step == run.read_metrics()[-1]["step"]
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_two_processes_train_as_one_with_the_same_global_batch(
+    dataset, pipeline, make_config, tmp_path, kind
+):
+    one = make_config("one", kind=kind, optimizer={"num_steps": 4})
+    train_on(one, dataset, pipeline)
+    two = make_config("two", kind=kind, optimizer={"num_steps": 4, "batch_size": 2})
+    settings = tmp_path / "two.json"
+    settings.write_text(two.model_dump_json())
+    # --cpu --num_processes 2 would silently start one process.
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    command += ["--num_processes", "2", "--main_process_port", "0", "-m", "tests.two_ranks"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": _python_path()}
+    done = subprocess.run(
+        [*command, str(settings), str(tmp_path)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "rank-0").read_text() == (tmp_path / "rank-1").read_text()
+    for alone, together in zip(losses_of(one), losses_of(two), strict=True):
+        assert together == pytest.approx(alone, rel=1e-4, abs=1e-6)
+    expected, found = weights_of(one), weights_of(two)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=2e-4)
+
+
+def _python_path() -> str:
+    return os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])

@@ -186,17 +186,18 @@ def test_sigterm_saves_and_leaves_with_its_own_exit_status(make_config):
 def test_two_processes_train_as_one_with_the_same_global_batch(
     dataset, pipeline, make_config, tmp_path, kind
 ):
-    one = make_config("one", kind=kind, optimizer={"num_steps": 4})
+    settings = {"num_steps": 4, "learning_rate": 1e-4}
+    one = make_config("one", kind=kind, optimizer=settings)
     train_on(one, dataset, pipeline)
-    two = make_config("two", kind=kind, optimizer={"num_steps": 4, "batch_size": 2})
-    settings = tmp_path / "two.json"
-    settings.write_text(two.model_dump_json())
+    two = make_config("two", kind=kind, optimizer=settings | {"batch_size": 2})
+    path = tmp_path / "two.json"
+    path.write_text(two.model_dump_json())
     # --cpu --num_processes 2 would silently start one process.
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
     command += ["--num_processes", "2", "--main_process_port", "0", "-m", "tests.two_ranks"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": _python_path()}
     done = subprocess.run(
-        [*command, str(settings), str(tmp_path)],
+        [*command, str(path), str(tmp_path)],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -206,10 +207,10 @@ def test_two_processes_train_as_one_with_the_same_global_batch(
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "rank-0").read_text() == (tmp_path / "rank-1").read_text()
     for alone, together in zip(losses_of(one), losses_of(two), strict=True):
-        assert together == pytest.approx(alone, rel=1e-4, abs=1e-6)
+        assert together == pytest.approx(alone, rel=1e-3, abs=1e-6)
     expected, found = weights_of(one), weights_of(two)
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=2e-4)
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=2e-5)
 
 
 def _python_path() -> str:

@@ -215,7 +215,8 @@ def _train(
             steps.set_postfix(loss=metrics["loss"])
         if step % config.run.log_every == 0:
             window = MetricsWindow()
-        if step % config.run.save_every == 0 or is_last or is_stopping:
+        # After the last step the pair is written instead.
+        if (step % config.run.save_every == 0 or is_stopping) and not is_last:
             if accelerator.is_main_process:
                 state.save(run, step=step, keep_last=config.run.keep_last)
                 run.update_status(step=step)

@@ -1,6 +1,6 @@
-"""Preferences from a folder: what is refused, what is encoded, and what is drawn from it."""
+"""Pairs as the loop reads them: how they are encoded, and what is drawn from them."""
 
-import csv
+import copy
 
 import numpy as np
 import pytest
@@ -9,10 +9,13 @@ from PIL import Image
 
 from chats.errors import UserError
 from tests.tiny import tiny_pipeline
-from tests.tiny_preferences import read_metadata, write_metadata, write_preferences
-from training.data import encode_pairs, encode_prompts, load_image
+from tests.tiny_preferences import write_preferences
+from training.config import DataSettings
+from training.data import encode_pairs, encode_preferences
 from training.draws import draw_batch, samples_at
-from training.preferences import read_pairs
+from training.encoding import as_tensor, encode_prompts
+from training.pictures import decode, fit
+from training.preferences import read_pairs, read_preferences
 
 
 @pytest.fixture(scope="module")
@@ -31,139 +34,47 @@ def dataset(pipeline, tmp_path_factory):
     return encode_pairs(read_pairs(folder), pipeline, name="pairs")
 
 
-def change_row(folder, number: int, **values) -> None:
-    rows = read_metadata(folder)
-    rows[number - 1] |= values
-    write_metadata(folder, rows)
-
-
-def test_a_folder_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(UserError, match="does not exist"):
-        read_pairs(tmp_path / "none")
-
-
-def test_a_folder_without_metadata_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"metadata\.jsonl or metadata\.csv; it has neither"):
-        read_pairs(tmp_path)
-
-
-def test_a_missing_column_is_named_with_those_that_exist(folder):
-    rows = [
-        {"prompt": row["prompt"], "image_0": row["chosen_file_name"]}
-        for row in read_metadata(folder)
-    ]
-    write_metadata(folder, rows)
-    with pytest.raises(
-        UserError, match=r"no column 'chosen_file_name'; it has \['image_0', 'prompt'\]"
-    ):
-        read_pairs(folder)
-
-
-@pytest.mark.parametrize("prompt", [None, 3, ["a"]])
-def test_a_prompt_that_is_no_text_is_refused_with_its_row(folder, prompt):
-    change_row(folder, 2, prompt=prompt)
-    with pytest.raises(UserError, match=r"Row 2 .*prompt must be text"):
-        read_pairs(folder)
-
-
-def test_a_missing_image_is_refused_with_its_row(folder):
-    change_row(folder, 3, rejected_file_name="gone.png")
-    with pytest.raises(UserError, match=r"Row 3: there is no image 'gone\.png'"):
-        read_pairs(folder)
-
-
-@pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "link.png"])
-def test_a_path_that_leaves_the_folder_is_refused_with_its_row(folder, name):
-    Image.new("RGB", (16, 16)).save(folder.parent / "secret.png")
-    (folder / "link.png").symlink_to(folder.parent / "secret.png")
-    change_row(folder, 1, chosen_file_name=name)
-    with pytest.raises(UserError, match=r"Row 1: .* leads out of the folder"):
-        read_pairs(folder)
-
-
-@pytest.mark.parametrize("name", ["a\0b.png", "x" * 5000])
-def test_what_can_be_no_file_name_is_refused_with_its_row(folder, name):
-    change_row(folder, 1, chosen_file_name=name)
-    with pytest.raises(UserError, match="Row 1: "):
-        read_pairs(folder)
-
-
-@pytest.mark.parametrize("line", ["{", "[1]"])
-def test_a_line_that_is_no_json_object_is_refused_with_its_row(folder, line):
-    text = (folder / "metadata.jsonl").read_text()
-    (folder / "metadata.jsonl").write_text(text + line + "\n")
-    with pytest.raises(UserError, match="Row 5 "):
-        read_pairs(folder)
-
-
-def test_text_that_is_not_utf_8_is_refused(folder):
-    (folder / "metadata.jsonl").write_bytes(b'{"prompt": "\xff"}\n')
-    with pytest.raises(UserError, match="not UTF-8"):
-        read_pairs(folder)
-
-
-@pytest.mark.parametrize("num_rows", [0, 1])
-def test_fewer_than_two_pairs_are_refused(folder, num_rows):
-    write_metadata(folder, read_metadata(folder)[:num_rows])
-    with pytest.raises(UserError, match=f"holds {num_rows} preference pairs; .* at least 2"):
-        read_pairs(folder)
-
-
-@pytest.mark.parametrize("content", [b"", b"not an image", b"GIF89a\x01\x00\x01\x00\x00"])
-def test_a_file_that_is_no_image_is_refused_with_its_row(folder, pipeline, content):
-    (folder / "1_chosen.png").write_bytes(content)
-    with pytest.raises(UserError, match=r"Row 2: 1_chosen\.png is no PNG, JPEG or WebP"):
-        encode_pairs(read_pairs(folder), pipeline)
-
-
-def test_an_image_cut_short_is_refused_with_its_row(folder, pipeline):
+def test_files_that_are_no_whole_pictures_are_told_in_one_report(folder, pipeline):
+    (folder / "1_chosen.png").write_bytes(b"not an image")
     path = folder / "2_rejected.png"
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(UserError, match=r"Row 3: 2_rejected\.png can't be read"):
-        encode_pairs(read_pairs(folder), pipeline)
+    with pytest.raises(UserError) as refused:
+        encode_pairs(read_pairs(folder), pipeline, name="pairs")
+    opening, second, third, advice = str(refused.value).splitlines()
+    assert opening == (
+        "pairs can't be used as it is: 2 rows (1 × no picture, 1 × damaged picture)."
+    )
+    assert second == "Row 2: 1_chosen.png is no PNG, JPEG or WebP image"
+    assert third.startswith("Row 3: 2_rejected.png can't be read: ")
+    assert "data.on_bad_rows skip" in advice
 
 
-def test_an_image_with_too_many_pixels_is_refused_before_it_is_decoded(tmp_path):
-    path = tmp_path / "huge.png"
-    Image.new("1", (8000, 6000)).save(path)
-    with pytest.raises(UserError, match="8000 × 6000 pixels"):
-        load_image(path, resolution=16)
+def test_bad_pictures_are_left_out_and_counted_when_asked(folder, pipeline, caplog):
+    (folder / "1_chosen.png").write_bytes(b"")
+    settings = DataSettings(path=folder, on_bad_rows="skip")
+    (encoded,) = encode_preferences(read_preferences(settings), pipeline, settings)
+    assert len(encoded) == 3
+    assert "left out 1 row (1 × empty file).\nRow 2: 1_chosen.png is empty" in caplog.text
+
+
+def test_a_set_of_which_less_than_two_pairs_are_left_is_refused(folder, pipeline):
+    for number in range(3):
+        (folder / f"{number}_chosen.png").write_bytes(b"")
+    settings = DataSettings(path=folder, on_bad_rows="skip")
+    with pytest.raises(UserError, match="pairs has 1 pairs left"):
+        encode_preferences(read_preferences(settings), pipeline, settings)
+
+
+def test_an_autoencoder_that_gives_nan_is_refused(folder, pipeline):
+    broken = copy.deepcopy(pipeline)
+    broken.vae.quant_conv.weight.data[0] = torch.nan
+    with pytest.raises(UserError, match=r"not finite in torch\.float32"):
+        encode_pairs(read_pairs(folder), broken)
 
 
 def test_a_resolution_that_the_model_cannot_have_is_refused(folder, pipeline):
     with pytest.raises(UserError, match=r"17 must be divisible by 2"):
         encode_pairs(read_pairs(folder), pipeline, resolution=17)
-
-
-def test_rows_of_a_csv_equal_rows_of_jsonl(folder):
-    expected = read_pairs(folder)
-    rows = read_metadata(folder)
-    (folder / "metadata.jsonl").unlink()
-    with (folder / "metadata.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    assert read_pairs(folder) == expected
-
-
-def test_only_the_first_pairs_are_read_when_asked(folder):
-    assert [pair.row for pair in read_pairs(folder, max_pairs=2)] == [1, 2]
-
-
-def test_an_image_is_resized_by_its_short_side_and_cut_in_the_middle(tmp_path):
-    """6 × 2 pixels, left third black, middle third grey 255, right third black → the middle."""
-    pixels = np.zeros((2, 6, 3), dtype=np.uint8)
-    pixels[:, 2:4] = 255
-    Image.fromarray(pixels).save(tmp_path / "wide.png")
-    image = load_image(tmp_path / "wide.png", resolution=2)
-    assert torch.equal(image, torch.ones(3, 2, 2))
-
-
-def test_black_is_minus_one_and_white_is_one(tmp_path):
-    for colour, value in (("black", -1.0), ("white", 1.0)):
-        Image.new("RGB", (4, 8), colour).save(tmp_path / "flat.png")
-        image = load_image(tmp_path / "flat.png", resolution=4)
-        assert torch.equal(image, torch.full((3, 4, 4), value))
 
 
 def test_equal_prompts_are_encoded_once_and_row_0_is_the_empty_prompt(dataset, pipeline):
@@ -186,7 +97,8 @@ def test_the_latents_are_those_of_the_models_own_autoencoder(dataset, pipeline, 
     """The drawn latents minus their mean, over the posterior's deviation, are the drawn noise."""
     pair = read_pairs(folder)[1]
     with torch.no_grad():
-        image = load_image(pair.preferred, resolution=16)[None]
+        picture = decode(pair.preferred.read(), name="")
+        image = as_tensor(fit(picture, width=16, height=16))[None]
         posterior = pipeline.vae.encode(image).latent_dist
     mean, log_variance = dataset.preferred[1:2].chunk(2, dim=1)
     torch.testing.assert_close(mean, posterior.mean)
@@ -194,12 +106,31 @@ def test_the_latents_are_those_of_the_models_own_autoencoder(dataset, pipeline, 
     assert dataset.latent_shape == (4, 8, 8)
 
 
+def test_black_is_minus_one_and_white_is_one():
+    pixels = np.stack([np.zeros((2, 4, 3), np.uint8), np.full((2, 4, 3), 255, np.uint8)])
+    assert torch.equal(as_tensor(pixels[0]), torch.full((3, 2, 4), -1.0))
+    assert torch.equal(as_tensor(pixels[1]), torch.ones(3, 2, 4))
+
+
+def test_pairs_in_buckets_keep_their_shape_and_share_their_conditions(folder, pipeline):
+    """Pictures of 20 × 16 and, in row 3, a preferred one of 16 × 30 pixels."""
+    Image.new("RGB", (16, 30)).save(folder / "2_chosen.png")
+    settings = DataSettings(path=folder, buckets=True)
+    tall, wide = encode_preferences(read_preferences(settings), pipeline, settings)
+    assert (len(tall), len(wide)) == (1, 3)
+    assert tall.latent_shape == (4, 10, 6)  # 12 × 20 px
+    assert wide.latent_shape == (4, 7, 9)  # 18 × 14 px
+    assert tall.dispreferred.shape == tall.preferred.shape
+    assert tall.conditions is wide.conditions
+    assert (tall.prompt_rows.tolist(), wide.prompt_rows.tolist()) == ([1], [1, 2, 3])
+
+
 def batch_of(dataset, positions, *, seed=0, prompt_drop=0.0, dispreferred_prompt_drop=0.5):
     return draw_batch(
         dataset,
         positions,
         seed=seed,
-        num_levels=1000,
+        level_at=lambda uniform: int(1000 * uniform),
         prompt_drop=prompt_drop,
         dispreferred_prompt_drop=dispreferred_prompt_drop,
     )

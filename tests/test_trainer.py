@@ -12,19 +12,21 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import nn
 
 from chats.denoising.adapter_rows import lora_layers
+from chats.denoising.families import family_of
 from chats.errors import UserError
 from chats.objective import OBJECTIVES, Prediction
 from chats.pairs.pair import load_pair
 from tests.tiny import tiny_pipeline
 from tests.tiny_preferences import write_preferences
 from training.__main__ import main
-from training.config import ModelSettings, OptimizerSettings, TrainingConfig
+from training.config import ModelSettings, NoiseSettings, OptimizerSettings, TrainingConfig
 from training.data import encode_pairs
 from training.draws import draw_batch
 from training.noise import NoiseSchedule
+from training.optimizers import learning_rate
 from training.pair_model import PairModel
 from training.preferences import read_pairs
-from training.trainer import TrainingStoppedError, learning_rate, loss_terms, train, train_on
+from training.trainer import TrainingStoppedError, loss_terms, train, train_on
 
 TARGETS = ("to_q", "to_v", "conv1")
 DENOISING = {"chats-no-ref", "sft-preferred", "sft-all"}
@@ -68,8 +70,8 @@ def pair_model(pipeline, *, kind="lora", name="chats", seed=0) -> PairModel:
     return PairModel(
         pipeline.unet,
         objective=OBJECTIVES[name],
-        settings=ModelSettings(kind=kind, rank=2, lora_alpha=4),
-        targets=TARGETS,
+        settings=ModelSettings(kind=kind, rank=2, lora_alpha=4, targets=TARGETS),
+        family=family_of(pipeline),
         seed=seed,
     )
 
@@ -80,7 +82,7 @@ def batch_and_schedule(dataset, pipeline, *, batch_size=2):
         dataset,
         range(batch_size),
         seed=0,
-        num_levels=len(schedule),
+        level_at=lambda uniform: schedule.level_at(uniform, NoiseSettings()),
         prompt_drop=0.0,
         dispreferred_prompt_drop=0.5,
     )
@@ -91,7 +93,12 @@ def forward_terms(model, dataset, pipeline, *, name="chats"):
     batch, schedule = batch_and_schedule(dataset, pipeline)
     settings = TrainingConfig.model_fields["objective"].default
     return loss_terms(
-        model, batch, schedule=schedule, objective=OBJECTIVES[name], settings=settings
+        model,
+        batch,
+        schedule=schedule,
+        error_weights=schedule.error_weights(None),
+        objective=OBJECTIVES[name],
+        settings=settings,
     )
 
 
@@ -236,6 +243,7 @@ def test_adapters_in_one_forward_equal_separate_forwards(dataset, pipeline):
     sum(together[each].square().sum() for each in trained).backward()
     expected = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
+    model.end_step()
     separate = copy.deepcopy(model)
     separate.zero_grad()
     denoiser = separate.denoisers["reference"]

@@ -18,12 +18,15 @@ def main() -> int:
 
     from torch import OutOfMemoryError
 
-    from training.trainer import TrainingStoppedError, train
+    from training.run import EXIT_STOPPED
+    from training.trainer import TrainingInterruptedError, TrainingStoppedError, train
 
     try:
         result = train(config)
     except (UserError, TrainingStoppedError) as error:
         return _fail(error)
+    except TrainingInterruptedError as error:
+        return _fail(error, status=EXIT_STOPPED)
     except OutOfMemoryError as error:
         return _fail(
             f"Out of memory: lower optimizer.batch_size (now {config.optimizer.batch_size}) and "
@@ -33,9 +36,9 @@ def main() -> int:
     return 0
 
 
-def _fail(message: object) -> int:
+def _fail(message: object, *, status: int = 1) -> int:
     sys.stderr.write(f"{message}\n")
-    return 1
+    return status
 
 
 if __name__ == "__main__":

@@ -46,16 +46,54 @@ class DataSettings(FrozenSettings):
     """The preferences."""
 
     path: Path
-    """Folder with metadata.jsonl or metadata.csv (prompt, chosen_file_name, rejected_file_name)."""
+    """Preference pairs: a folder or zip with metadata.jsonl or metadata.csv (prompt,
+    chosen_file_name, rejected_file_name), parquet files, or a Hub id such as `owner/name`."""
 
     resolution: int | None = Field(None, ge=8, le=4096)
     """Side of the square pictures, in pixels; none means the model's own size."""
+
+    buckets: bool = False
+    """Keep about the shape of the preferred picture instead of cutting both to squares."""
 
     null_prompt: Literal["empty", "zeros"] = "empty"
     """What a dropped prompt becomes: the encoding of "", or zeros."""
 
     max_pairs: int | None = Field(None, ge=2)
     """Use only the first so many pairs; none uses all."""
+
+    on_bad_rows: Literal["stop", "skip"] = "stop"
+    """Rows that can't be used: `stop` lists them and ends, `skip` leaves them out and counts."""
+
+    prompt_column: str | None = Field(None, min_length=1)
+    """Column of the prompts; none means one that is known: prompt or caption."""
+
+    preferred_column: str | None = Field(None, min_length=1)
+    """Column of the preferred pictures, or of the first ones if there are labels; none means one
+    that is known: chosen or jpg_0."""
+
+    dispreferred_column: str | None = Field(None, min_length=1)
+    """Column of the other pictures; none means one that is known: rejected or jpg_1."""
+
+    label_columns: tuple[str, str] | None = None
+    """Columns that score the two pictures: the higher score is preferred, ties are left out."""
+
+    split: str = Field("train", min_length=1)
+    """Which part of a set that has several is read."""
+
+    streaming: bool = False
+    """Fetch only the first max_pairs of a set on the Hub, for one that does not fit the disk."""
+
+    cache: Path | None = None
+    """Folder that keeps encoded pictures and prompts for later trainings; none keeps nothing."""
+
+    cache_dtype: Literal["float32", "float16"] = "float32"
+    """Number format in the cache; float16 takes half the room and rounds."""
+
+    @model_validator(mode="after")
+    def _stream_ends(self) -> "DataSettings":
+        if self.streaming and self.max_pairs is None:
+            raise ValueError("streaming needs max_pairs, which says where the stream ends")
+        return self
 
 
 class ObjectiveSettings(FrozenSettings):
@@ -77,17 +115,44 @@ class ObjectiveSettings(FrozenSettings):
     """Share of the samples whose prompt every other prediction does not see; the paper has 0."""
 
 
+class NoiseSettings(FrozenSettings):
+    """Which noise levels are trained, and what each counts."""
+
+    sampling: Literal["uniform", "logit-normal"] = "uniform"
+    """How levels are drawn; `logit-normal` (Esser et al. 2024) prefers those in the middle."""
+
+    logit_mean: float = Field(0.0, ge=-5, le=5)
+    """Centre of logit-normal sampling; above 0 it prefers more noise."""
+
+    logit_std: float = Field(1.0, gt=0, le=5)
+    """Width of logit-normal sampling."""
+
+    shift: float | None = Field(None, gt=0, le=100)
+    """Flow models: how far levels move towards noise (Esser et al. 2024); none: the model's own."""
+
+    min_snr_gamma: float | None = Field(None, gt=0, le=1000)
+    """γ of min-SNR weights on the errors of diffusion models (Hang et al. 2023); none: no weights,
+    as in the paper."""
+
+
 class OptimizerSettings(FrozenSettings):
-    """How it is minimised (AdamW)."""
+    """How it is minimised."""
+
+    name: Literal["adamw", "adamw-8bit", "adafactor"] = "adamw"
+    """`adamw-8bit` keeps AdamW's averages in 8 bits (needs bitsandbytes and a GPU); `adafactor`
+    keeps none of the gradient and little of its square."""
 
     learning_rate: float = Field(5e-5, gt=0, le=1)
     """Peak learning rate."""
+
+    scale_learning_rate: bool = False
+    """Multiply it by batch size × accumulation × processes, as the paper's scripts do."""
 
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     """AdamW's averages of the gradient and of its square."""
 
     weight_decay: float = Field(0.01, ge=0, le=1)
-    """AdamW's weight decay."""
+    """Weight decay."""
 
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients longer than this are shortened to it."""
@@ -107,6 +172,12 @@ class OptimizerSettings(FrozenSettings):
     gradient_accumulation: int = Field(1, ge=1, le=65536)
     """Forwards in one optimizer step."""
 
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward: less memory, about a third more time."""
+
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """Decay of a moving average of the weights, which then becomes the pair; none keeps none."""
+
     @model_validator(mode="after")
     def _warmup_ends(self) -> "OptimizerSettings":
         if self.warmup_steps >= self.num_steps:
@@ -120,7 +191,7 @@ class RunSettings(FrozenSettings):
     """Where it is written, and how it runs."""
 
     output: Path
-    """Folder for metrics.jsonl and the pair; it must not hold a finished run."""
+    """Folder of the run; an interrupted run in it goes on, a finished one is refused."""
 
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of every draw: order, timesteps, noise, dropped prompts, adapters."""
@@ -131,6 +202,12 @@ class RunSettings(FrozenSettings):
     log_every: int = Field(10, ge=1)
     """Write a line of metrics every so many optimizer steps."""
 
+    save_every: int = Field(500, ge=1)
+    """Save a checkpoint every so many optimizer steps."""
+
+    keep_last: int = Field(2, ge=1)
+    """Checkpoints that are kept."""
+
 
 class TrainingConfig(FrozenSettings):
     """Everything that decides a training."""
@@ -139,6 +216,7 @@ class TrainingConfig(FrozenSettings):
     run: RunSettings
     model: ModelSettings = ModelSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
+    noise: NoiseSettings = NoiseSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
 
 

@@ -4,7 +4,7 @@ No global generator is read or moved, so a training that was killed and resumed,
 processes, or cut into smaller batches draws exactly what an undisturbed one would have drawn.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +50,7 @@ class PairBatch:
 class SampleDraw:
     """Everything random about one pair in one epoch."""
 
-    level: int
+    level_uniform: float
     noise: np.ndarray
     posterior_noise: Mapping[Half, np.ndarray]
     prompt_uniform: float
@@ -69,16 +69,13 @@ def samples_at(
     return tuple((epoch, int(orders[epoch][place])) for epoch, place in places)
 
 
-def draw_sample(
-    *, seed: int, epoch: int, sample: int, latent_shape: tuple[int, ...], num_levels: int
-) -> SampleDraw:
-    """Draw level, noise, posterior noise and the two prompt-drop numbers of one pair."""
+def draw_sample(*, seed: int, epoch: int, sample: int, latent_shape: tuple[int, ...]) -> SampleDraw:
+    """Draw noise, posterior noise, and uniform numbers for level and dropped prompts of a pair."""
     generator = _generator(seed, _SAMPLE, epoch, sample)
-    level = int(generator.integers(num_levels))
-    prompt_uniform, dropped_uniform = generator.random(2)
+    level_uniform, prompt_uniform, dropped_uniform = generator.random(3)
     noise, preferred, dispreferred = generator.standard_normal((3, *latent_shape), dtype=np.float32)
     return SampleDraw(
-        level=level,
+        level_uniform=level_uniform,
         noise=noise,
         posterior_noise={"preferred": preferred, "dispreferred": dispreferred},
         prompt_uniform=prompt_uniform,
@@ -91,7 +88,7 @@ def draw_batch(
     positions: Sequence[int],
     *,
     seed: int,
-    num_levels: int,
+    level_at: Callable[[float], int],
     prompt_drop: float,
     dispreferred_prompt_drop: float,
 ) -> PairBatch:
@@ -101,7 +98,7 @@ def draw_batch(
         dataset: The encoded pairs.
         positions: Places in the endless stream of shuffled epochs.
         seed: The run's seed.
-        num_levels: Number of rows of the noise schedule.
+        level_at: Gives the row of the noise schedule for a uniform number in [0, 1).
         prompt_drop: Share of samples whose c is ∅.
         dispreferred_prompt_drop: Share of samples whose c′ is ∅.
     """
@@ -113,7 +110,6 @@ def draw_batch(
             epoch=epoch,
             sample=sample,
             latent_shape=dataset.latent_shape,
-            num_levels=num_levels,
         )
         for epoch, sample in counters
     ]
@@ -133,7 +129,7 @@ def draw_batch(
             )
         },
         noise=torch.from_numpy(np.stack([draw.noise for draw in draws])),
-        levels=torch.tensor([draw.level for draw in draws]),
+        levels=torch.tensor([level_at(draw.level_uniform) for draw in draws]),
         conditions={
             "prompt": _select(dataset.conditions, rows * keep_prompt),
             "dropped": _select(dataset.conditions, rows * keep_dropped),

@@ -1,10 +1,7 @@
 """What a training says of itself: one JSON line for each window of optimizer steps."""
 
-import json
 import math
 import time
-from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -52,20 +49,6 @@ class MetricsWindow:
             "sigmoid_argument/mean": margin.mean().item(),
             "sigmoid_argument/std": margin.std(correction=0).item(),
         }
-
-
-def new_log(folder: Path) -> Path:
-    """Return the path of metrics.jsonl in a folder, without the lines of an unfinished run."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "metrics.jsonl"
-    path.unlink(missing_ok=True)
-    return path
-
-
-def append_line(path: Path, metrics: Mapping[str, float | None]) -> None:
-    """Add one JSON line to a file."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(metrics, allow_nan=False) + "\n")
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

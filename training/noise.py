@@ -1,6 +1,8 @@
-"""The noise levels that a model was made for, read from its scheduler."""
+"""The noise levels that a model was made for, read from its scheduler, and how they are drawn."""
 
+import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SchedulerMixin
@@ -8,11 +10,12 @@ from torch import Tensor
 
 from chats.errors import UserError
 from chats.objective import PredictionType
+from training.config import NoiseSettings
 
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """L noise levels; z_t = signal·x₀ + sigma·ε.
+    """L noise levels, from little to much; z_t = signal·x₀ + sigma·ε.
 
     Attributes:
         prediction_type: What the denoiser predicts.
@@ -27,15 +30,29 @@ class NoiseSchedule:
     sigma: Tensor
 
     @classmethod
-    def from_scheduler(cls, scheduler: SchedulerMixin) -> "NoiseSchedule":
+    def from_scheduler(
+        cls, scheduler: SchedulerMixin, *, shift: float | None = None
+    ) -> "NoiseSchedule":
         """Read the levels of a diffusers scheduler as the model was trained with them.
 
+        Args:
+            scheduler: The pipeline's scheduler.
+            shift: Flow models: replaces the scheduler's own shift.
+
         Raises:
-            UserError: The scheduler's prediction type can't be trained.
+            UserError: The scheduler's prediction type can't be trained, or it has no shift.
         """
         if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
-            fresh = FlowMatchEulerDiscreteScheduler.from_config(scheduler.config)
-            return cls("flow", fresh.timesteps, 1 - fresh.sigmas, fresh.sigmas)
+            num_levels = scheduler.config.num_train_timesteps
+            shift = scheduler.config.shift if shift is None else shift
+            time = torch.arange(1, num_levels + 1) / num_levels
+            sigma = shift * time / (1 + (shift - 1) * time)
+            return cls("flow", sigma * num_levels, 1 - sigma, sigma)
+        if shift is not None:
+            raise UserError(
+                f"noise.shift {shift:g} is for flow models; this one has the scheduler "
+                f"{type(scheduler).__name__}. Leave noise.shift out."
+            )
         prediction_type = scheduler.config.prediction_type
         if prediction_type not in ("epsilon", "v_prediction"):
             raise UserError(
@@ -49,6 +66,33 @@ class NoiseSchedule:
             alphas_cumprod.sqrt(),
             (1 - alphas_cumprod).sqrt(),
         )
+
+    def level_at(self, uniform: float, settings: NoiseSettings) -> int:
+        """Return the row of the schedule that a uniform number in [0, 1) stands for."""
+        if settings.sampling == "logit-normal":
+            normal = NormalDist(settings.logit_mean, settings.logit_std)
+            uniform = 1 / (1 + math.exp(-normal.inv_cdf(min(max(uniform, 1e-9), 1 - 1e-9))))
+        return min(int(uniform * len(self)), len(self) - 1)
+
+    def error_weights(self, gamma: float | None) -> Tensor:
+        """Return what the error of each level counts, `(L,)`: min-SNR, or 1 without a γ.
+
+        min(SNR, γ) of x₀'s error is min(SNR, γ)/SNR of ε's and min(SNR, γ)/(SNR + 1) of v's
+        (Hang et al. 2023).
+
+        Raises:
+            UserError: A γ for a flow model, which has no such weights.
+        """
+        if gamma is None:
+            return torch.ones_like(self.sigma)
+        if self.prediction_type == "flow":
+            raise UserError(
+                f"noise.min_snr_gamma {gamma:g} is for diffusion models; this is a flow model. "
+                "Leave it out, or choose noise.sampling logit-normal."
+            )
+        snr = (self.signal / self.sigma).square()
+        counted = snr.clamp(max=gamma)
+        return counted / (snr if self.prediction_type == "epsilon" else snr + 1)
 
     def to(self, device: torch.device) -> "NoiseSchedule":
         """Return the schedule on a device."""

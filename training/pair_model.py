@@ -1,5 +1,6 @@
 """One module that holds the trained models and their reference, so that one forward is a step."""
 
+import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -12,6 +13,9 @@ from chats.denoising.adapter_rows import (
     add_pair_adapters,
     lora_layers,
 )
+from chats.denoising.calls import call_denoiser
+from chats.denoising.families import Family
+from chats.errors import UserError
 from chats.objective import Condition, Half, Objective, Prediction, Role
 from training.config import ModelSettings
 
@@ -35,7 +39,7 @@ class PairModel(nn.Module):
         *,
         objective: Objective,
         settings: ModelSettings,
-        targets: tuple[str, ...],
+        family: Family,
         seed: int,
     ):
         """Build it from copies of `base`, which stays as it is.
@@ -44,13 +48,15 @@ class PairModel(nn.Module):
             base: The denoiser that training starts from.
             objective: Says which predictions a step needs and which roles are trained.
             settings: LoRA or full, and the adapters' shape.
-            targets: Names of the layers that get adapters.
+            family: How the denoiser is called, and the layers that get adapters by default.
             seed: Seed of the adapters' first values.
         """
         super().__init__()
         self.predictions = objective.predictions
         self.trained = objective.trained
+        self.family = family
         self.is_lora = settings.kind == "lora"
+        self._open = contextlib.ExitStack()
         reference = _frozen_copy(base)
         if self.is_lora:
             self.denoisers = nn.ModuleDict({"reference": reference})
@@ -58,7 +64,7 @@ class PairModel(nn.Module):
                 reference,
                 rank=settings.rank,
                 alpha=settings.lora_alpha,
-                targets=targets,
+                targets=settings.targets or family.lora_targets,
                 generator=torch.Generator().manual_seed(seed),
             )
             _freeze_adapters(reference, except_roles=self.trained)
@@ -88,17 +94,40 @@ class PairModel(nn.Module):
         inputs = (latents, timesteps, conditions)
         trained = [each for each in self.predictions if each.model != "reference"]
         reference = [each for each in self.predictions if each.model == "reference"]
-        if not self.is_lora:
-            outputs = self._predict_each(trained, *inputs)
-            with torch.no_grad():
-                return outputs | self._predict_each(reference, *inputs)
-        rows = [each.model for each in trained for _ in timesteps]
-        with adapter_rows(self.denoisers["reference"], rows):
-            outputs = self._predict_together(trained, *inputs)
+        predict = self._predict_together if self.is_lora else self._predict_each
+        self.end_step()
+        outputs = {}
         if reference:
             with torch.no_grad():
-                outputs |= self._predict_together(reference, *inputs)
-        return outputs
+                outputs |= predict(reference, *inputs)
+        if self.is_lora:
+            rows = [each.model for each in trained for _ in timesteps]
+            self._open.enter_context(adapter_rows(self.denoisers["reference"], rows))
+        return outputs | predict(trained, *inputs)
+
+    def end_step(self) -> None:
+        """Let go of the rows of the last forward.
+
+        They stay until then, because gradient checkpointing computes that forward again in the
+        backward, and must see the same rows.
+        """
+        self._open.close()
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Compute the activations of the trained denoisers again in the backward.
+
+        Raises:
+            UserError: The denoiser can't.
+        """
+        for role, denoiser in self.denoisers.items():
+            if role in self.trained or self.is_lora:
+                try:
+                    denoiser.enable_gradient_checkpointing()
+                except (AttributeError, ValueError):
+                    raise UserError(
+                        f"{type(denoiser).__name__} has no gradient checkpointing. "
+                        "Set optimizer.gradient_checkpointing to false."
+                    ) from None
 
     def trained_parameters(self) -> Iterator[nn.Parameter]:
         """Return the parameters that the optimizer may change."""
@@ -106,6 +135,7 @@ class PairModel(nn.Module):
 
     def trained_half(self, role: Role) -> nn.Module | dict[str, Tensor]:
         """Return what was trained for a role: a denoiser, or an adapter's weights."""
+        self.end_step()
         if self.is_lora:
             return adapter_weights(self.denoisers["reference"], role)
         return self.denoisers[role].to(memory_format=torch.contiguous_format)
@@ -119,9 +149,13 @@ class PairModel(nn.Module):
     ) -> dict[Prediction, Tensor]:
         """Make each prediction with its own denoiser, one after the other."""
         return {
-            each: self.denoisers[each.model](
-                latents[each.half], timesteps, **conditions[each.condition], return_dict=False
-            )[0]
+            each: call_denoiser(
+                self.denoisers[each.model],
+                latents[each.half],
+                timesteps,
+                conditions[each.condition],
+                family=self.family,
+            )
             for each in predictions
         }
 
@@ -134,12 +168,13 @@ class PairModel(nn.Module):
     ) -> dict[Prediction, Tensor]:
         """Make all predictions in one forward of the one denoiser, `B` rows for each."""
         arguments = [conditions[each.condition] for each in predictions]
-        output = self.denoisers["reference"](
+        output = call_denoiser(
+            self.denoisers["reference"],
             torch.cat([latents[each.half] for each in predictions]),
             timesteps.repeat(len(predictions)),
-            **{name: torch.cat([each[name] for each in arguments]) for name in arguments[0]},
-            return_dict=False,
-        )[0]
+            {name: torch.cat([each[name] for each in arguments]) for name in arguments[0]},
+            family=self.family,
+        )
         return dict(zip(predictions, output.chunk(len(predictions)), strict=True))
 
 

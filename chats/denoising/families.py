@@ -37,6 +37,15 @@ class Family:
     masks: Mapping[str, int] = field(default_factory=dict)
     """The same for attention masks; the proxy condition takes the prompt's."""
 
+    size_ids: str | None = None
+    """Denoiser argument that says the picture's size: (height, width, top, left, height, width)."""
+
+    constants: Mapping[str, Mapping[str, None]] = field(default_factory=dict)
+    """Denoiser arguments that must be given and are the same in every training call."""
+
+    encode_arguments: Mapping[str, None] = field(default_factory=dict)
+    """What encode_prompt must be given beside the prompt."""
+
     unbatched: frozenset[str] = frozenset()
     """Denoiser arguments without a batch axis, whatever their shape."""
 
@@ -72,6 +81,7 @@ FAMILIES: tuple[Family, ...] = (
         denoiser="unet",
         denoiser_class="UNet2DConditionModel",
         conditions={"encoder_hidden_states": 0, "added_cond_kwargs.text_embeds": 2},
+        size_ids="added_cond_kwargs.time_ids",
     ),
     Family(
         name="sd3",
@@ -83,6 +93,7 @@ FAMILIES: tuple[Family, ...] = (
         denoiser="transformer",
         denoiser_class="SD3Transformer2DModel",
         conditions={"encoder_hidden_states": 0, "pooled_projections": 2},
+        encode_arguments={"prompt_2": None, "prompt_3": None},
         lora_targets=_JOINT_ATTENTION,
         num_steps=28,
     ),
@@ -93,6 +104,7 @@ FAMILIES: tuple[Family, ...] = (
         denoiser_class="PixArtTransformer2DModel",
         conditions={"encoder_hidden_states": 0},
         masks={"encoder_attention_mask": 1},
+        constants={"added_cond_kwargs": {"resolution": None, "aspect_ratio": None}},
         num_steps=20,
     ),
 )

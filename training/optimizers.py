@@ -1,0 +1,75 @@
+"""Optimizers by name, the learning rate of a step, and the moving average of the weights."""
+
+import importlib.util
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+
+from chats.errors import UserError
+from training.config import OptimizerSettings
+
+
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], settings: OptimizerSettings
+) -> torch.optim.Optimizer:
+    """Return the optimizer that the settings name.
+
+    Raises:
+        UserError: It needs a library or a device that is not here.
+    """
+    shared = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    if settings.name == "adamw":
+        return torch.optim.AdamW(parameters, betas=settings.betas, **shared)
+    if settings.name == "adafactor":
+        from transformers.optimization import Adafactor
+
+        # As in the paper's scripts: a rate that is given, not one relative to the weights' size.
+        return Adafactor(
+            parameters, relative_step=False, scale_parameter=False, clip_threshold=1.0, **shared
+        )
+    if importlib.util.find_spec("bitsandbytes") is None or not torch.cuda.is_available():
+        raise UserError(
+            "optimizer.name adamw-8bit needs bitsandbytes (pip install bitsandbytes) and a GPU. "
+            "Choose adamw or adafactor."
+        )
+    import bitsandbytes
+
+    return bitsandbytes.optim.AdamW8bit(parameters, betas=settings.betas, **shared)
+
+
+def learning_rate(step: int, settings: OptimizerSettings, *, num_processes: int = 1) -> float:
+    """Return the learning rate of a step, counted from 1."""
+    peak = settings.learning_rate
+    if settings.scale_learning_rate:
+        peak *= settings.batch_size * settings.gradient_accumulation * num_processes
+    if step <= settings.warmup_steps:
+        return peak * step / settings.warmup_steps
+    done = (step - 1 - settings.warmup_steps) / (settings.num_steps - settings.warmup_steps)
+    share = {
+        "constant": 1.0,
+        "linear": 1 - done,
+        "cosine": (1 + math.cos(math.pi * done)) / 2,
+    }[settings.schedule]
+    return peak * share
+
+
+class MovingAverage:
+    """An exponential moving average of parameters, in float32 on their device."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], *, decay: float) -> None:
+        self._parameters = parameters
+        self._decay = decay
+        self.values = [each.detach().clone() for each in parameters]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take a step's weights in; the first steps count more, so that the start is forgotten."""
+        decay = min(self._decay, step / (step + 10))
+        torch._foreach_lerp_(self.values, [each.detach() for each in self._parameters], 1 - decay)
+
+    @torch.no_grad()
+    def copy_to_parameters(self) -> None:
+        """Make the average the weights."""
+        torch._foreach_copy_(list(self._parameters), self.values)

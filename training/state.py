@@ -1,0 +1,135 @@
+"""What a training is at an optimizer step, saved and given back bit for bit.
+
+Everything random is a function of the seed and the step (`training.draws`), so weights, optimizer
+and moving average are all there is.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from chats.errors import UserError
+from training.checkpoints import (
+    newest_checkpoint,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
+from training.config import TrainingConfig
+from training.optimizers import MovingAverage
+from training.run import RunDirectory
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingState:
+    """The parts of a training that its steps change.
+
+    Attributes:
+        model: The `PairModel`, not wrapped.
+        optimizer: The optimizer, not wrapped.
+        average: The moving average of the trained weights, if one is kept.
+        scaler: Scales the loss for float16, if that is used.
+        num_pairs: How many pairs are trained on: the draws depend on it.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: MovingAverage | None
+    scaler: Any
+    num_pairs: int
+
+    def save(self, run: RunDirectory, *, step: int, keep_last: int) -> None:
+        """Save a checkpoint of what stands after a step.
+
+        Raises:
+            UserError: The disk refuses it; earlier checkpoints stay.
+        """
+        optimizer, settings = optimizer_tensors(self.optimizer)
+        tensors = {"model": self._weights(), "optimizer": optimizer}
+        if self.average is not None:
+            tensors["average"] = dict(zip(self._weights(), self.average.values, strict=True))
+        scaler = None if self.scaler is None else self.scaler.state_dict()
+        state = {"optimizer": settings, "num_pairs": self.num_pairs, "scaler": scaler}
+        save_checkpoint(
+            run.checkpoints, step=step, tensors=tensors, state=state, keep_last=keep_last
+        )
+
+    def resume(self, run: RunDirectory) -> int:
+        """Take up the newest whole checkpoint; returns its step, 0 if there is none.
+
+        Raises:
+            UserError: The checkpoint is of another training.
+        """
+        checkpoint = newest_checkpoint(run.checkpoints)
+        if checkpoint is None:
+            return 0
+        tensors, state = checkpoint.load()
+        if state["num_pairs"] != self.num_pairs:
+            raise UserError(
+                f"The run {run.path} was trained on {state['num_pairs']} pairs, the data now has "
+                f"{self.num_pairs}. Give it the same data, or set run.output to a new folder."
+            )
+        _copy(tensors["model"], self._weights())
+        restore_optimizer(self.optimizer, tensors["optimizer"], state["optimizer"])
+        if self.average is not None:
+            _copy(tensors["average"], dict(zip(self._weights(), self.average.values, strict=True)))
+        if self.scaler is not None and state["scaler"] is not None:
+            self.scaler.load_state_dict(state["scaler"])
+        return checkpoint.step
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {
+            name: each.detach()
+            for name, each in self.model.named_parameters()
+            if each.requires_grad
+        }
+
+
+def check_same_training(config: TrainingConfig, run: RunDirectory) -> None:
+    """Refuse to go on with other settings than the run was started with; `run` may differ.
+
+    Raises:
+        UserError: A setting differs; says which, and both values.
+    """
+    if not (run.path / "config.yaml").exists():
+        return
+    before, now = (_flat(each.model_dump(mode="json")) for each in (run.read_config(), config))
+    changed = [
+        f"{name}: {before.get(name)} then, {now.get(name)} now"
+        for name in sorted(before.keys() | now.keys())
+        if not name.startswith("run.") and before.get(name) != now.get(name)
+    ]
+    if before["run.seed"] != now["run.seed"]:
+        changed.append(f"run.seed: {before['run.seed']} then, {now['run.seed']} now")
+    if changed:
+        raise UserError(
+            f"The run in {run.path} was started with other settings:\n  "
+            + "\n  ".join(changed)
+            + "\nGive the same ones to go on with it, or set run.output to a new folder."
+        )
+
+
+def _copy(saved: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> None:
+    if {name: each.shape for name, each in saved.items()} != {
+        name: each.shape for name, each in places.items()
+    }:
+        raise UserError(
+            "The checkpoint holds other weights than this training has. Resume with the settings "
+            "that the run was started with."
+        )
+    with torch.no_grad():
+        for name, place in places.items():
+            place.copy_(saved[name])
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found

@@ -105,14 +105,15 @@ def test_chance_is_measured_apart_from_the_method():
     assert plain.name != shuffled.name
 
 
-def test_embedded_setting_is_the_best_of_the_lora_pairs():
+def test_embedded_setting_is_the_smallest_scale_within_an_error_of_the_best():
+    """Of 100 prompts 0.7 has an error of 4.6 points: 0.66 is within it, 0.64 is not."""
     table = {
         "cfg": {1.0: 0.9},
         "chats-0": {1.0: 0.8},
-        "chats-lora-0": {1.0: 0.5, 2.0: 0.6},
-        "chats-lora-0.5": {1.0: 0.7, 2.0: 0.4},
+        "chats-lora-0": {1.0: 0.69, 2.0: 0.6},
+        "chats-lora-0.5": {0.5: 0.64, 1.0: 0.66, 2.0: 0.7, 3.0: 0.68},
     }
-    assert best_setting(table) == ("chats-lora-0.5", 1.0)
+    assert best_setting(table, num_prompts=100) == ("chats-lora-0.5", 1.0)
 
 
 def test_embedded_pair_is_half_precision_and_keeps_its_provenance():

@@ -30,15 +30,15 @@ def main(config: EvidenceConfig) -> None:
     scales = best_scales(tuning)
     _say(f"scales chosen on the tuning prompts: {scales}")
     tests = {name: _test_measurements(name, scales[name], config) for name in CONTESTANTS}
-    sweep = {alpha: _sweep_measurements(alpha, scales, config) for alpha in config.alphas}
+    sweep = {alpha: _sweep_measurement(alpha, scales, config) for alpha in config.alphas}
     chance = _test_measurements("cfg", scales["cfg"], config, shuffled=True)
-    everything = [item for items in [*tests.values(), *sweep.values(), chance] for item in items]
+    everything = [item for items in [*tests.values(), [*sweep.values()], chance] for item in items]
     run_all(measure, [(item, config) for item in dict.fromkeys(everything)], config)
     findings = Findings(
         scales=scales,
         tuning=tuning,
         test={name: _collect(items, config) for name, items in tests.items()},
-        sweep={alpha: _collect(items, config) for alpha, items in sweep.items()},
+        sweep={alpha: measure(item, config)[None, None] for alpha, item in sweep.items()},
         chance=_collect(chance, config),
         num_pairs=sum(1 for _ in (pairs / "metadata.jsonl").open(encoding="utf-8")),
     )
@@ -59,14 +59,10 @@ def _test_measurements(
     ]
 
 
-def _sweep_measurements(
+def _sweep_measurement(
     alpha: float, scales: dict[str, float], config: EvidenceConfig
-) -> list[Measurement]:
-    scale = scales["chats-0.5"]
-    return [
-        planned("chats-0.5", "test", scale, config, alpha=alpha, image=image)
-        for image in range(len(config.image_seeds))
-    ]
+) -> Measurement:
+    return planned("chats-0.5", "test", scales["chats-0.5"], config, alpha=alpha)
 
 
 def _collect(measurements: list[Measurement], config: EvidenceConfig) -> np.ndarray:

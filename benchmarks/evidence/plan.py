@@ -31,7 +31,7 @@ class EvidenceConfig(FrozenSettings):
     scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
     """Guidance scales s tried on the tuning prompts, for each contestant."""
     alphas: tuple[float, ...] = (-0.5, 0.0, 0.25, 0.5, 0.75, 1.0)
-    """Values of the α sweep, at the scale chosen for α = 0.5 and with the first training seed."""
+    """Values of the α sweep, at the scale of α = 0.5, with the first training and image seed."""
 
 
 @dataclass(frozen=True)

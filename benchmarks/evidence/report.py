@@ -137,7 +137,8 @@ def _difference(first: np.ndarray, second: np.ndarray) -> Estimate:
 
 
 def _sweep_table(findings: Findings) -> list[str]:
-    label = f"promises kept (full pair, s = {findings.scales['chats-0.5']:g}, one training)"
+    scale = findings.scales["chats-0.5"]
+    label = f"promises kept (full pair, s = {scale:g}, one training and image seed)"
     rows = [[f"{alpha:g}", str(score(kept))] for alpha, kept in findings.sweep.items()]
     return _table(["α", label], rows)
 

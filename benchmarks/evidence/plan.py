@@ -56,7 +56,7 @@ class Contestant:
     alpha: float = 0.0
     training: str | None = None
     first_training_only: bool = False
-    """Whether only the first training seed is sampled: three forwards a step are dear."""
+    """Whether only the first training seed is sampled, a variant beside the question."""
 
 
 # Compute in forwards per pair, a backward counted as two: SFT 3, Diffusion-DPO 8 (two trained and
@@ -79,7 +79,9 @@ CONTESTANTS: Mapping[str, Contestant] = {
         "CHATS exact (eq. 16) α = 0.5", "chats-exact", 0.5, "chats", first_training_only=True
     ),
     "chats-lora-0": Contestant("CHATS LoRA pair α = 0", "chats", 0.0, "chats-lora"),
-    "chats-lora-0.5": Contestant("CHATS LoRA pair α = 0.5", "chats", 0.5, "chats-lora"),
+    "chats-lora-0.5": Contestant(
+        "CHATS LoRA pair α = 0.5", "chats", 0.5, "chats-lora", first_training_only=True
+    ),
 }
 
 

@@ -108,7 +108,7 @@ def test_with_and_without_a_cache_the_result_is_bit_equal(pipeline, folder, tmp_
             dataset,
             range(6),
             seed=0,
-            num_levels=1000,
+            level_at=lambda uniform: int(1000 * uniform),
             prompt_drop=0.1,
             dispreferred_prompt_drop=0.5,
         )

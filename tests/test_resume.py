@@ -51,6 +51,15 @@ def dataset(preferences):
 
 
 @pytest.fixture
+def _one_thread():
+    """Sums over several threads differ in the last bit from those that the children make."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def make_config(tmp_path, base, preferences):
     def make(output, *, optimizer=None, kind="lora", run=None):
         return TrainingConfig.model_validate(
@@ -132,6 +141,7 @@ def test_a_stopped_training_goes_on_bit_for_bit(
     assert RunDirectory(cut.run.output).state() == "succeeded"
 
 
+@pytest.mark.usefixtures("_one_thread")
 def test_a_killed_training_goes_on_bit_for_bit(dataset, pipeline, make_config):
     """Kill -9 at ten moments spread over the run, some of them in a save."""
     whole, cut = make_config("whole"), make_config("cut", run={"save_every": 1})
@@ -182,6 +192,7 @@ def test_sigterm_saves_and_leaves_with_its_own_exit_status(make_config):
     assert newest_checkpoint(run.checkpoints).step == run.read_metrics()[-1]["step"]
 
 
+@pytest.mark.usefixtures("_one_thread")
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_two_processes_train_as_one_with_the_same_global_batch(
     dataset, pipeline, make_config, tmp_path, kind

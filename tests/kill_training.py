@@ -1,6 +1,6 @@
 """Trains again and again in forked children that are killed, until one comes to its end.
 
-    python -m tests.kill_training RUN CONFIG.json
+    python -m tests.kill_training CONFIG.json KILLS
 
 Moments are drawn from a seed: each child is killed after a random number of file operations (an
 audit hook counts them), so that many die in the middle of a save.
@@ -21,23 +21,22 @@ from training.data import encode_pairs
 from training.preferences import read_pairs
 from training.trainer import train_on
 
-_WANTED = 10
-
 
 def main() -> None:
     """Print how many children were killed before one finished."""
     torch.set_num_threads(1)
-    config = TrainingConfig.model_validate_json(Path(sys.argv[2]).read_text())
+    config = TrainingConfig.model_validate_json(Path(sys.argv[1]).read_text())
     pipeline = tiny_pipeline("sd15", dtype=torch.float32)
     dataset = encode_pairs(read_pairs(config.data.path), pipeline)
+    wanted = int(sys.argv[2])
     rng = random.Random(0)
     kills = 0
     while True:
         # A step costs about 25 operations: a child gets on by one or two steps before its end.
-        operations = rng.randint(20, 60) if kills < _WANTED else 10**9
+        operations = rng.randint(20, 60) if kills < wanted else 10**9
         child = os.fork()
         if child == 0:
-            _die_after(operations, folder=sys.argv[1])
+            _die_after(operations, folder=str(config.run.output))
             train_on(config, dataset, pipeline)
             os._exit(0)
         _, status = os.waitpid(child, 0)

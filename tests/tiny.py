@@ -80,9 +80,8 @@ def tiny_pair(pipe, kind: str, *, halves=("preferred", "dispreferred"), **fields
     size = {"rank": RANK, "lora_alpha": LORA_ALPHA, "target_modules": family.lora_targets}
     metadata = PairMetadata(
         kind=kind,
-        base="tiny/base",
         family=family.name,
-        **{**(size if kind == "lora" else {}), **fields},
+        **{"base": "tiny/base", **(size if kind == "lora" else {}), **fields},
     )
     make = tiny_adapter if kind == "lora" else tiny_twin
     return Pair(metadata, **{role: make(denoiser, seed=3 + len(role)) for role in halves})

@@ -1,21 +1,30 @@
 """The trainer's command line.
 
 python -m training --config run.yaml --optimizer.learning-rate 1e-5
+python -m training export runs/first --output pairs/first --layout lora
+python -m training push runs/first --repo owner/name --private
 """
 
 import sys
 
 from chats.errors import UserError
-from training.config import parse_command_line
+from training.commands import parse_arguments
+from training.config import TrainingConfig
 
 
 def main() -> int:
-    """Train as the command line says; what a person can mend is one message, not a traceback."""
+    """Do as the command line says; what a person can mend is one message, not a traceback."""
     try:
-        config = parse_command_line(sys.argv[1:])
+        command = parse_arguments(sys.argv[1:])
+        if isinstance(command, TrainingConfig):
+            return _train(command)
+        sys.stdout.write(f"{command.run()}\n")
     except UserError as error:
         return _fail(error)
+    return 0
 
+
+def _train(config: TrainingConfig) -> int:
     from torch import OutOfMemoryError
 
     from training.run import EXIT_STOPPED
@@ -23,7 +32,7 @@ def main() -> int:
 
     try:
         result = train(config)
-    except (UserError, TrainingStoppedError) as error:
+    except TrainingStoppedError as error:
         return _fail(error)
     except TrainingInterruptedError as error:
         return _fail(error, status=EXIT_STOPPED)

@@ -252,7 +252,8 @@ def parse_command_line(arguments: Sequence[str]) -> TrainingConfig:
         args=flags,
         default=_partial(TrainingConfig, settings),
         description="Fine-tune a pair of denoisers on preferences. "
-        "--config FILE.yaml reads settings from a file; flags go over it.",
+        "--config FILE.yaml reads settings from a file; flags go over it. `export` and `push` as "
+        "the first word publish what was trained: `python -m training export --help`.",
     )
 
 

@@ -187,11 +187,20 @@ def save_pair(pair: Pair, folder: str | Path) -> None:
     (folder / "pair.json").unlink(missing_ok=True)
     for role, half in pair.halves().items():
         if pair.metadata.kind == "full":
-            _save_denoiser(half, folder / role)
+            save_denoiser(half, folder / role)
         else:
             _save_adapter(half, folder / role / LORA_FILE, metadata=pair.metadata)
     text = pair.metadata.model_dump_json(indent=2)
     (folder / "pair.json").write_text(text + "\n", "utf-8")
+
+
+def save_denoiser(denoiser: nn.Module, folder: Path) -> None:
+    """Write a denoiser as a diffusers folder that does not say where it was loaded from."""
+    denoiser.save_pretrained(folder, safe_serialization=True)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    # Where it was loaded from is a path of this machine; nobody else can use it.
+    config.pop("_name_or_path", None)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
 def pair_from_adapters(denoiser: nn.Module, metadata: PairMetadata) -> Pair:
@@ -247,14 +256,6 @@ def _read_metadata(folder: Path) -> PairMetadata:
         return PairMetadata.model_validate(read_json(folder / "pair.json"))
     except ValidationError as error:
         raise UserError(f"pair.json in {folder.name}: {explain_validation(error)}") from None
-
-
-def _save_denoiser(denoiser: nn.Module, folder: Path) -> None:
-    denoiser.save_pretrained(folder, safe_serialization=True)
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    # Where it was loaded from is a path of this machine; nobody else can use it.
-    config.pop("_name_or_path", None)
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
 def _save_adapter(

@@ -1,0 +1,114 @@
+"""An exported pair to the Hub, in one commit, with the token that this machine is logged in with.
+
+This module imports no torch.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chats.errors import UserError
+from chats.pairs.hub import is_hub_id
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+_NO_CONTENT = frozenset({".gitattributes", ".gitignore", "README.md", "LICENSE"})
+_MARKS = ("pair.json", "unet_win/", "unet_lose/")
+"""How the names of files begin that are in a repository only if it holds a pair."""
+
+_OURS = (
+    *("pair.json", "model_index.json", "preferred/*", "dispreferred/*", "unet_win/*"),
+    *("unet_lose/*", "text_encoder*/*", "tokenizer*/*", "vae/*", "scheduler/*"),
+)
+"""What an earlier push may have left, in whichever layout; other files stay."""
+
+
+def check_target(repo_id: str, *, private: bool, api: "HfApi") -> None:
+    """Refuse, before anything is exported, a repository that can't be or must not be pushed to.
+
+    Raises:
+        UserError: No name of a repository; nobody is logged in; the Hub can't be reached; the
+            repository holds something else than a pair, or is public though `private` is asked.
+    """
+    from huggingface_hub import errors
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except errors.HFValidationError as error:
+        raise UserError(f"{repo_id!r} is no name of a repository. {error}") from None
+    if not is_hub_id(repo_id):
+        raise UserError(f"{repo_id!r} is no name of a repository. Write it like owner/name.")
+    with _hub_errors_explained(repo_id):
+        api.whoami()
+        try:
+            found = api.model_info(repo_id)
+        except errors.RepositoryNotFoundError:
+            return
+    if private and not found.private:
+        raise UserError(
+            f"{repo_id} is there already and is public. Make it private in its settings on the "
+            "Hub, or choose another name."
+        )
+    names = {file.rfilename for file in found.siblings or ()} - _NO_CONTENT
+    if names and not any(name.startswith(_MARKS) for name in names):
+        raise UserError(
+            f"{repo_id} holds something else than a pair ({min(names)}). Choose another name."
+        )
+
+
+def push_folder(folder: Path, repo_id: str, *, private: bool, api: "HfApi") -> str:
+    """Upload an exported pair and return its address on the Hub.
+
+    The repository is made if it is not there. A pair that it held is replaced, with its card;
+    files that are no part of a pair stay.
+
+    Args:
+        folder: What `export_pair` wrote.
+        repo_id: `owner/name`, seen by `check_target`.
+        private: Whether a new repository is private; if not, its owner's default counts.
+        api: The Hub.
+
+    Raises:
+        UserError: The Hub refuses it or can't be reached; what it held before stays.
+    """
+    with _hub_errors_explained(repo_id):
+        address = api.create_repo(repo_id, private=private or None, exist_ok=True)
+        api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            commit_message="Upload a preference pair",
+            delete_patterns=list(_OURS),
+        )
+    return str(address)
+
+
+@contextlib.contextmanager
+def _hub_errors_explained(repo_id: str) -> Iterator[None]:
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.LocalTokenNotFoundError:
+        raise UserError(
+            f"Can't push to {repo_id}: nobody is logged in to the Hub on this machine. Run "
+            "`hf auth login` with a token that may write, or set HF_TOKEN to one."
+        ) from None
+    except errors.HfHubHTTPError as error:
+        advice = ""
+        if getattr(error.response, "status_code", None) in (401, 403):
+            advice = " Log in with a token that may write there: `hf auth login`."
+        raise UserError(f"Can't push to {repo_id}: {_first_line(error)}{advice}") from None
+    except (ConnectionError, errors.HTTPError):
+        raise UserError(
+            f"Can't push to {repo_id}: the Hub cannot be reached. `python -m training export` "
+            "works without a network."
+        ) from None
+    except ValueError as error:  # the Hub's own check of the card
+        raise UserError(f"Can't push to {repo_id}: {error}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -21,7 +21,7 @@ import ui
 from chats.__main__ import Compare, Generate, Info
 from chats.config import MethodName
 from chats.shapes.pairs import PairsConfig
-from training.config import parse_command_line
+from training.config import parse_command_line, take_dry_run
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -31,7 +31,7 @@ PATH_OF_A_MACHINE = re.compile(r"(?<![\w.<>}])/(?:home|root|tmp|Users|work|works
 COMMANDS = {
     "chats": lambda given: tyro.cli(Generate | Compare | Info, args=given),
     "chats.shapes.pairs": lambda given: tyro.cli(PairsConfig, args=given),
-    "training": parse_command_line,
+    "training": lambda given: parse_command_line(take_dry_run(given)[1]),
 }
 
 

@@ -1,18 +1,25 @@
 """The trainer's command line.
 
 python -m training --config run.yaml --optimizer.learning-rate 1e-5
+python -m training --config run.yaml --dry-run
 """
 
 import sys
 
 from chats.errors import UserError
-from training.config import parse_command_line
+from training.config import parse_command_line, take_dry_run
 
 
 def main() -> int:
     """Train as the command line says; what a person can mend is one message, not a traceback."""
     try:
-        config = parse_command_line(sys.argv[1:])
+        asked, arguments = take_dry_run(sys.argv[1:])
+        config = parse_command_line(arguments)
+        if asked is not None:
+            from training.dry_run import dry_run
+
+            sys.stdout.write(dry_run(config, asked, arguments))
+            return 0
     except UserError as error:
         return _fail(error)
 

@@ -209,6 +209,19 @@ class RunSettings(FrozenSettings):
     """Checkpoints that are kept."""
 
 
+class DryRunSettings(FrozenSettings):
+    """What a dry run is asked beside the training's settings; no part of a training."""
+
+    engine: str | None = None
+    """Start it with this file of training/engines, named without its ending; none: one process."""
+
+    num_processes: int | None = Field(None, ge=1)
+    """Processes on all machines together; none means what the engine says."""
+
+    pairs_per_second: float | None = Field(None, gt=0)
+    """A measured speed of all processes; none means the speed in the run's metrics, if any."""
+
+
 class TrainingConfig(FrozenSettings):
     """Everything that decides a training."""
 
@@ -252,8 +265,34 @@ def parse_command_line(arguments: Sequence[str]) -> TrainingConfig:
         args=flags,
         default=_partial(TrainingConfig, settings),
         description="Fine-tune a pair of denoisers on preferences. "
-        "--config FILE.yaml reads settings from a file; flags go over it.",
+        "--config FILE.yaml reads settings from a file; flags go over it. --dry-run only tells "
+        "what it would cost; --engine, --num-processes and --pairs-per-second go with it.",
     )
+
+
+def take_dry_run(arguments: Sequence[str]) -> tuple[DryRunSettings | None, list[str]]:
+    """Take the flags of a dry run out of a command line.
+
+    Returns:
+        What they ask, none without `--dry-run`; and the arguments that are left.
+
+    Raises:
+        UserError: A flag of the dry run stands without it.
+    """
+    if "--dry-run" not in arguments:
+        for name in DryRunSettings.model_fields:
+            flag = f"--{name.replace('_', '-')}"
+            if any(each.partition("=")[0].replace("_", "-") == flag for each in arguments):
+                raise UserError(f"{flag} belongs to --dry-run. Add --dry-run, or leave it out.")
+        return None, list(arguments)
+    settings, rest = tyro.cli(
+        DryRunSettings,
+        prog="python -m training --dry-run",
+        args=[each for each in arguments if each != "--dry-run"],
+        return_unknown_args=True,
+        add_help=False,
+    )
+    return settings, rest
 
 
 class _ConfigFile(FrozenSettings):

@@ -1,5 +1,7 @@
 """The statistics of the evidence, derived by hand."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -96,6 +98,17 @@ def test_report_keeps_what_people_wrote_around_the_measured_part(findings, tmp_p
         row = f"| {contestant.label} |"
         assert text.count(row) >= 2
     assert "| chance | 0.0 ± 0.0 |" in text
+
+
+def test_setting_is_chosen_on_the_tuning_prompts_for_each_kind_of_pair(findings, tmp_path):
+    findings.tuning["chats-0.5"][2.0] = 3.0
+    findings.tuning["chats-exact-0.5"][2.0] = 4.0
+    findings.tuning["chats-lora--0.5"][6.0] = 3.0
+    findings = dataclasses.replace(findings, scales=best_scales(findings.tuning))
+    write_report(findings, EvidenceConfig(report=tmp_path / "evidence.md"))
+    text = (tmp_path / "evidence.md").read_text()
+    assert "- CHATS α = 0.5, s = 2: " in text
+    assert "- CHATS LoRA pair α = −0.5, s = 6: " in text
 
 
 def test_chance_is_measured_apart_from_the_method():

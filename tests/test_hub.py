@@ -8,6 +8,7 @@ import pytest
 from huggingface_hub import constants
 
 from chats.errors import UserError
+from chats.models.loading import resolve_model
 from chats.pairs import hub
 
 
@@ -95,6 +96,17 @@ def test_what_was_fetched_before_works_offline(tmp_path, monkeypatch):
     (repository / "refs" / "main").write_text("a" * 40)
     (snapshot / "model_index.json").write_text("{}")
     assert hub.fetch_texts("owner/name") == snapshot
+
+
+def test_a_model_without_its_weights_is_its_small_files(tmp_path, monkeypatch):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    fetched = []
+    monkeypatch.setattr(hub, "fetch_texts", lambda name: tmp_path)
+    monkeypatch.setattr(hub, "fetch", lambda name: fetched.append(name) or tmp_path)
+    assert resolve_model("owner/name", with_weights=False) == tmp_path
+    assert fetched == []
+    resolve_model("owner/name")
+    assert fetched == ["owner/name"]
 
 
 @pytest.mark.parametrize("name", ["owner/name", "AIDC-AI/CHATS-SD1d5", "a.b/c_d"])

@@ -1,6 +1,7 @@
 """The trainer's command line.
 
 python -m training --config run.yaml --optimizer.learning-rate 1e-5
+python -m training --config run.yaml --dry-run
 python -m training export runs/first --output pairs/first --layout lora
 python -m training push runs/first --repo owner/name --private
 """

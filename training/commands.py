@@ -1,10 +1,11 @@
-"""The commands beside training itself: `python -m training export | push`.
+"""What the command line asks for: a training, its dry run, or `export` and `push` of its pair.
 
 This module imports no torch.
 """
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,12 +16,28 @@ from chats.config import FrozenSettings
 from chats.errors import UserError
 from chats.pairs.weight_files import local_folder
 from training.card import Layout, model_card
-from training.config import TrainingConfig, parse_command_line
+from training.config import DryRunSettings, TrainingConfig, parse_command_line
 from training.push import check_target, push_folder
 from training.run import Metrics, RunDirectory
 
 if TYPE_CHECKING:
     from chats.pairs.pair import Pair
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """Tell what a training would do and cost, without starting it."""
+
+    config: TrainingConfig
+    settings: DryRunSettings
+    arguments: Sequence[str]
+    """The command line without what belongs to the dry run."""
+
+    def run(self) -> str:
+        """Return it for a person to read."""
+        from training.dry_run import dry_run
+
+        return dry_run(self.config, self.settings, self.arguments)
 
 
 class _Publishing(FrozenSettings):
@@ -72,7 +89,7 @@ class Push(_Publishing):
         return f"The pair is at {address}"
 
 
-def parse_arguments(arguments: Sequence[str]) -> TrainingConfig | Export | Push:
+def parse_arguments(arguments: Sequence[str]) -> TrainingConfig | DryRun | Export | Push:
     """Read the command line: a command, or the settings of a training.
 
     Raises:
@@ -80,7 +97,34 @@ def parse_arguments(arguments: Sequence[str]) -> TrainingConfig | Export | Push:
     """
     if arguments and arguments[0] in ("export", "push"):
         return tyro.cli(Export | Push, args=list(arguments), prog="python -m training")
-    return parse_command_line(arguments)
+    asked, rest = take_dry_run(arguments)
+    config = parse_command_line(rest)
+    return config if asked is None else DryRun(config, asked, rest)
+
+
+def take_dry_run(arguments: Sequence[str]) -> tuple[DryRunSettings | None, list[str]]:
+    """Take the flags of a dry run out of a command line.
+
+    Returns:
+        What they ask, none without `--dry-run`; and the arguments that are left.
+
+    Raises:
+        UserError: A flag of the dry run stands without it.
+    """
+    if "--dry-run" not in arguments:
+        for name in DryRunSettings.model_fields:
+            flag = f"--{name.replace('_', '-')}"
+            if any(each.partition("=")[0].replace("_", "-") == flag for each in arguments):
+                raise UserError(f"{flag} belongs to --dry-run. Add --dry-run, or leave it out.")
+        return None, list(arguments)
+    settings, rest = tyro.cli(
+        DryRunSettings,
+        prog="python -m training --dry-run",
+        args=[each for each in arguments if each != "--dry-run"],
+        return_unknown_args=True,
+        add_help=False,
+    )
+    return settings, rest
 
 
 def read_source(name: str) -> "tuple[Pair, list[Metrics]]":

@@ -188,6 +188,7 @@ def _freeze_adapters(denoiser: nn.Module, *, except_roles: Sequence[Role]) -> No
 
 def _frozen_copy(base: nn.Module) -> nn.Module:
     """Copy the base as frozen 32-bit weights; convolutions run faster with channels last."""
-    frozen = copy.deepcopy(base).cpu().float().requires_grad_(False).eval()
+    device = "meta" if next(base.parameters()).is_meta else "cpu"
+    frozen = copy.deepcopy(base).to(device).float().requires_grad_(False).eval()
     has_convolutions = any(isinstance(module, nn.Conv2d) for module in frozen.modules())
     return frozen.to(memory_format=torch.channels_last) if has_convolutions else frozen

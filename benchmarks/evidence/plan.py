@@ -73,11 +73,13 @@ CONTESTANTS: Mapping[str, Contestant] = {
     "cfg": Contestant("CFG", "cfg"),
     "sft": Contestant("SFT on preferred + CFG", "preferred-cfg", training="sft"),
     "dpo": Contestant("Diffusion-DPO + CFG", "preferred-cfg", training="dpo"),
+    "chats--0.5": Contestant("CHATS α = −0.5", "chats", -0.5, "chats"),
     "chats-0": Contestant("CHATS α = 0", "chats", 0.0, "chats"),
     "chats-0.5": Contestant("CHATS α = 0.5", "chats", 0.5, "chats"),
     "chats-exact-0.5": Contestant(
         "CHATS exact (eq. 16) α = 0.5", "chats-exact", 0.5, "chats", first_training_only=True
     ),
+    "chats-lora--0.5": Contestant("CHATS LoRA pair α = −0.5", "chats", -0.5, "chats-lora"),
     "chats-lora-0": Contestant("CHATS LoRA pair α = 0", "chats", 0.0, "chats-lora"),
     "chats-lora-0.5": Contestant(
         "CHATS LoRA pair α = 0.5", "chats", 0.5, "chats-lora", first_training_only=True

@@ -52,6 +52,8 @@ def _lines(findings: Findings, config: EvidenceConfig) -> list[str]:
         "",
         *_main_table(findings),
         "",
+        *_chosen(findings),
+        "",
         "### By category",
         "",
         *_category_table(findings),
@@ -87,6 +89,23 @@ def _main_table(findings: Findings) -> list[str]:
     return _table(header, rows)
 
 
+def _chosen(findings: Findings) -> list[str]:
+    """For each kind of pair the setting, α and s, that keeps most tuning promises."""
+    lines = ["α and s chosen on the tuning prompts:", ""]
+    for training in ("chats", "chats-lora"):
+        names = [
+            name
+            for name, contestant in CONTESTANTS.items()
+            if contestant.training == training and contestant.method == "chats"
+        ]
+        name = max(names, key=lambda each: max(findings.tuning[each].values()))
+        difference = _signed(paired_difference(findings.test[name], findings.test["cfg"]))
+        lines.append(
+            f"- {CONTESTANTS[name].label}, s = {findings.scales[name]:g}: {difference} to CFG."
+        )
+    return lines
+
+
 def _category_table(findings: Findings) -> list[str]:
     specs = evaluation_specs()
     masks = [np.array([spec.category == name for spec in specs]) for name in CATEGORIES]
@@ -111,13 +130,17 @@ def _guessed_position(findings: Findings) -> float:
 
 def _head_to_head(findings: Findings) -> list[str]:
     pairs = [
+        ("chats--0.5", "chats-0"),
         ("chats-0.5", "chats-0"),
+        ("chats-lora--0.5", "chats-lora-0"),
         ("chats-lora-0.5", "chats-lora-0"),
         ("chats-exact-0.5", "chats-0.5"),
         ("chats-0.5", "dpo"),
         ("chats-0", "dpo"),
+        ("chats--0.5", "dpo"),
         ("chats-0.5", "sft"),
         ("chats-0", "sft"),
+        ("chats--0.5", "sft"),
         ("chats-lora-0.5", "chats-0.5"),
     ]
     rows = [

@@ -30,8 +30,12 @@ class LoadedModel:
     """The pair of a model in the released layout, whose pipeline holds one half itself."""
 
 
-def resolve_model(name: str) -> Path:
+def resolve_model(name: str, *, with_weights: bool = True) -> Path:
     """Return the local folder of a model, fetching it from the Hub where it is not here yet.
+
+    Args:
+        name: `shapes`, a folder, or a Hub id.
+        with_weights: Whether the weights are fetched too, or only the small files.
 
     Raises:
         UserError: there is no such model, its family is unknown, or the Hub cannot be reached.
@@ -41,8 +45,9 @@ def resolve_model(name: str) -> Path:
         _check_known(folder, name=folder.name)
         return folder
     if hub.is_hub_id(name):
-        _check_known(hub.fetch_texts(name), name=name)
-        return hub.fetch(name)
+        texts = hub.fetch_texts(name)
+        _check_known(texts, name=name)
+        return hub.fetch(name) if with_weights else texts
     raise UserError(
         f"Unknown model {name!r}. Known are: {SHAPES_MODEL} (the embedded one), a folder that "
         "diffusers' save_pretrained wrote, and a Hub id such as owner/name."

@@ -17,9 +17,9 @@ import torch
 
 from tests.tiny import tiny_pipeline
 from training.config import TrainingConfig
-from training.data import encode_pairs
+from training.data.encoded_pairs import encode_pairs
+from training.loop.trainer import train_on
 from training.preferences import read_pairs
-from training.trainer import train_on
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from training.buckets import (
+from training.data.buckets import (
     bucket_seed,
     bucket_sizes,
     bucketed_batch,

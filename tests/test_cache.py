@@ -8,10 +8,10 @@ import torch
 
 from tests.tiny import tiny_pipeline
 from tests.tiny_preferences import write_preferences
-from training.cache import module_hash, text_hash
 from training.config import DataSettings
-from training.data import EncodedPairs, encode_preferences
-from training.draws import draw_batch
+from training.data.cache import module_hash, text_hash
+from training.data.draws import draw_batch
+from training.data.encoded_pairs import EncodedPairs, encode_preferences
 from training.preferences import read_preferences
 
 

@@ -8,8 +8,8 @@ import yaml
 
 from chats.pairs.pair import PairMetadata, Recommended
 from tests.tiny import tiny_pair, tiny_pipeline
-from training.card import model_card
-from training.export import export_pair, public_metadata
+from training.publishing.card import model_card
+from training.publishing.export import export_pair, public_metadata
 
 BOTH = ("preferred", "dispreferred")
 PROVENANCE = {

@@ -21,7 +21,7 @@ from torch import nn
 from transformers.optimization import Adafactor
 
 from chats.errors import UserError
-from training.checkpoints import (
+from training.loop.checkpoints import (
     Checkpoint,
     StopRequested,
     newest_checkpoint,

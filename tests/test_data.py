@@ -11,10 +11,10 @@ from chats.errors import UserError
 from tests.tiny import tiny_pipeline
 from tests.tiny_preferences import write_preferences
 from training.config import DataSettings
-from training.data import encode_pairs, encode_preferences
-from training.draws import draw_batch, samples_at
-from training.encoding import as_tensor, encode_prompts
-from training.pictures import decode, fit
+from training.data.draws import draw_batch, samples_at
+from training.data.encoded_pairs import encode_pairs, encode_preferences
+from training.data.encoding import as_tensor, encode_prompts
+from training.data.pictures import decode, fit
 from training.preferences import read_pairs, read_preferences
 
 

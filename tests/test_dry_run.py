@@ -18,7 +18,7 @@ from training.config import (
     TrainingConfig,
     parse_command_line,
 )
-from training.dry_run import dry_run
+from training.planning.dry_run import dry_run
 from training.run import RunDirectory
 
 ROOT = Path(__file__).parents[1]

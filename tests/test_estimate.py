@@ -8,13 +8,13 @@ from torch import nn
 
 from chats.objective import OBJECTIVES
 from training.config import OptimizerSettings
-from training.estimate import (
+from training.loop.optimizers import make_optimizer
+from training.planning.estimate import (
     forward_equivalents,
     memory_estimate,
     optimizer_bytes,
     pairs_per_step,
 )
-from training.optimizers import make_optimizer
 
 SHAPES = ((5,), (6, 4), (8, 3, 3, 3))
 

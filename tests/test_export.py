@@ -17,7 +17,7 @@ from chats.errors import UserError
 from chats.pairs.pair import Pair, Recommended, load_pair
 from chats.pairs.released import load_released_pipeline
 from tests.tiny import merged, tiny_call, tiny_pair, tiny_pipeline
-from training.export import export_pair, merge_adapter, public_metadata
+from training.publishing.export import export_pair, merge_adapter, public_metadata
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ from chats.errors import UserError
 from chats.objective import OBJECTIVES
 from tests.tiny import FAMILIES as TINY_FAMILIES
 from tests.tiny import tiny_pipeline
-from training.activations import GpuKernels, KeptTensors
 from training.config import TrainingConfig
-from training.encoding import encode_prompts, size_ids
-from training.footprint import condition_shapes, footprint, meta_denoiser
-from training.pair_model import PairModel
+from training.data.encoding import encode_prompts, size_ids
+from training.loop.pair_model import PairModel
+from training.planning.activations import GpuKernels, KeptTensors
+from training.planning.footprint import condition_shapes, footprint, meta_denoiser
 
 SD15 = {
     "sample_size": 64,

@@ -219,7 +219,7 @@ def test_a_picture_reads_the_content_of_its_file(folder):
 
 def test_preferences_open_without_torch_and_table_libraries():
     program = (
-        "import sys, training.preferences, training.pictures, training.buckets\n"
+        "import sys, training.preferences, training.data.pictures, training.data.buckets\n"
         "sys.exit(bool({'torch', 'datasets', 'pyarrow'} & set(sys.modules)))"
     )
     root = Path(__file__).parents[1]

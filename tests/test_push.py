@@ -9,7 +9,7 @@ from huggingface_hub import HfApi, constants, errors
 from huggingface_hub.utils import filter_repo_objects
 
 from chats.errors import UserError
-from training.push import check_target, push_folder
+from training.publishing.push import check_target, push_folder
 
 
 class FakeApi:

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from training.config import TrainingConfig, load_training_config
-from training.estimate import pairs_per_step
-from training.optimizers import learning_rate
+from training.loop.optimizers import learning_rate
+from training.planning.estimate import pairs_per_step
 
 RECIPES = sorted((Path(__file__).parents[1] / "training" / "recipes").glob("*.yaml"))
 PAPER_PROCESSES = 8

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from training.reference_errors import (
+from training.data.shards import ShardStore
+from training.loop.reference_errors import (
     load_reference_errors,
     reference_key,
     save_reference_errors,
 )
-from training.shards import ShardStore
 
 IDENTITY = {"model": "abc", "objective": "chats", "dispreferred_prompt_drop": 0.5}
 

@@ -16,12 +16,12 @@ from chats.errors import UserError
 from chats.pairs.pair import load_pair
 from tests.tiny import tiny_pipeline
 from tests.tiny_preferences import write_preferences
-from training.checkpoints import newest_checkpoint
 from training.config import TrainingConfig
-from training.data import encode_pairs
+from training.data.encoded_pairs import encode_pairs
+from training.loop.checkpoints import newest_checkpoint
+from training.loop.trainer import TrainingInterruptedError, train_on
 from training.preferences import read_pairs
 from training.run import EXIT_STOPPED, RunDirectory
-from training.trainer import TrainingInterruptedError, train_on
 
 ROOT = Path(__file__).parent.parent
 STEPS = 12
@@ -108,7 +108,7 @@ class _StopAt:
     """Stands for a person who asks to stop while a step is under way."""
 
     def __init__(self, step, monkeypatch):
-        from training import trainer
+        from training.loop import trainer
 
         draw = trainer.draw_batch
         self.calls = 0

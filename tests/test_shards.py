@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock
 
 from chats.errors import UserError
-from training.shards import ShardStore, StoredRows
+from training.data.shards import ShardStore, StoredRows
 
 SMALL = 3000
 """Bytes of a file: three tensors of 16 numbers with their headers."""
@@ -122,7 +122,7 @@ def test_a_full_disk_is_told_and_what_was_written_before_stays(tmp_path, monkeyp
         with store.filling():
             for number in range(9):
                 if number == 5:
-                    monkeypatch.setattr("training.shards.save_file", full)
+                    monkeypatch.setattr("training.data.shards.save_file", full)
                 store.add(str(number), tensor(number))
 
     with pytest.raises(UserError, match=r"No space left on device\. Free some space"):

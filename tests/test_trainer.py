@@ -20,13 +20,13 @@ from tests.tiny import tiny_pipeline
 from tests.tiny_preferences import write_preferences
 from training.__main__ import main
 from training.config import ModelSettings, NoiseSettings, OptimizerSettings, TrainingConfig
-from training.data import encode_pairs
-from training.draws import draw_batch
-from training.noise import NoiseSchedule
-from training.optimizers import learning_rate
-from training.pair_model import PairModel
+from training.data.draws import draw_batch
+from training.data.encoded_pairs import encode_pairs
+from training.loop.noise import NoiseSchedule
+from training.loop.optimizers import learning_rate
+from training.loop.pair_model import PairModel
+from training.loop.trainer import TrainingStoppedError, loss_terms, train, train_on
 from training.preferences import read_pairs
-from training.trainer import TrainingStoppedError, loss_terms, train, train_on
 
 TARGETS = ("to_q", "to_v", "conv1")
 DENOISING = {"chats-no-ref", "sft-preferred", "sft-all"}

@@ -12,7 +12,7 @@ from chats.objective import LossTerms
 from training.commands import take_dry_run
 from training.config import parse_command_line
 from training.launch import find_engine
-from training.metrics import MetricsWindow
+from training.loop.metrics import MetricsWindow
 
 ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "docs" / "training.md"

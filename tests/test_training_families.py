@@ -13,12 +13,12 @@ from chats.pairs.pair import load_pair
 from tests.tiny import FAMILIES, tiny_call, tiny_pipeline
 from tests.tiny_preferences import write_preferences
 from training.config import ModelSettings, NoiseSettings, ObjectiveSettings, TrainingConfig
-from training.data import encode_pairs
-from training.draws import draw_batch
-from training.noise import NoiseSchedule
-from training.pair_model import PairModel
+from training.data.draws import draw_batch
+from training.data.encoded_pairs import encode_pairs
+from training.loop.noise import NoiseSchedule
+from training.loop.pair_model import PairModel
+from training.loop.trainer import loss_terms, train_on
 from training.preferences import read_pairs
-from training.trainer import loss_terms, train_on
 
 T = 7.0
 

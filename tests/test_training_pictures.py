@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.pictures import decode, fit, size_px
+from training.data.pictures import decode, fit, size_px
 from training.preferences.bad_rows import RowFault
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)

@@ -14,10 +14,10 @@ import torch
 from accelerate import PartialState
 
 from tests.tiny import tiny_pipeline
-from training import trainer
 from training.config import TrainingConfig
-from training.data import encode_pairs
-from training.pair_model import PairModel
+from training.data.encoded_pairs import encode_pairs
+from training.loop import trainer
+from training.loop.pair_model import PairModel
 from training.preferences import read_pairs
 
 

@@ -28,8 +28,8 @@ def main() -> int:
 def _train(config: TrainingConfig) -> int:
     from torch import OutOfMemoryError
 
+    from training.loop.trainer import TrainingInterruptedError, TrainingStoppedError, train
     from training.run import EXIT_STOPPED
-    from training.trainer import TrainingInterruptedError, TrainingStoppedError, train
 
     try:
         result = train(config)

@@ -15,9 +15,9 @@ from pydantic import Field
 from chats.config import FrozenSettings
 from chats.errors import UserError
 from chats.pairs.weight_files import local_folder
-from training.card import Layout, model_card
 from training.config import DryRunSettings, TrainingConfig, parse_command_line
-from training.push import check_target, push_folder
+from training.publishing.card import Layout, model_card
+from training.publishing.push import check_target, push_folder
 from training.run import Metrics, RunDirectory
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class DryRun:
 
     def run(self) -> str:
         """Return it for a person to read."""
-        from training.dry_run import dry_run
+        from training.planning.dry_run import dry_run
 
         return dry_run(self.config, self.settings, self.arguments)
 
@@ -152,7 +152,7 @@ def read_source(name: str) -> "tuple[Pair, list[Metrics]]":
 def _export(
     pair: "Pair", folder: Path, *, settings: _Publishing, name: str, metrics: list[Metrics]
 ) -> None:
-    from training.export import export_pair, public_metadata
+    from training.publishing.export import export_pair, public_metadata
 
     card = model_card(
         public_metadata(pair.metadata),

@@ -97,7 +97,7 @@ class RunDirectory:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of what `training.checkpoints` saves."""
+        """Folder of what `training.loop.checkpoints` saves."""
         return self.path / "checkpoints"
 
     @property

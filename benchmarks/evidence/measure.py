@@ -15,7 +15,7 @@ from chats.shapes import BASE
 from chats.shapes.prompts import evaluation_specs, tuning_specs
 from chats.shapes.sampling import Sampler
 from chats.shapes.world import CATEGORIES, caption
-from training.trainer import train
+from training.loop.trainer import train
 
 PROMPT_SETS = {"test": evaluation_specs, "tuning": tuning_specs}
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from training.config import TrainingConfig
-from training.pair_model import PairModel
+from training.loop.pair_model import PairModel
 
 
 @contextlib.contextmanager

@@ -26,18 +26,18 @@ from chats.objective import (
 )
 from chats.pairs.pair import save_pair
 from chats.pairs.weight_files import check_weight_files
-from training.checkpoints import StopRequested
 from training.config import ObjectiveSettings, OptimizerSettings, RunSettings, TrainingConfig
-from training.data import EncodedPairs, encode_preferences
-from training.draws import PairBatch, draw_batch
-from training.metrics import MetricsWindow
-from training.noise import NoiseSchedule
-from training.optimizers import MovingAverage, learning_rate, make_optimizer
-from training.pair_model import PairModel
+from training.data.draws import PairBatch, draw_batch
+from training.data.encoded_pairs import EncodedPairs, encode_preferences
+from training.loop.checkpoints import StopRequested
+from training.loop.metrics import MetricsWindow
+from training.loop.noise import NoiseSchedule
+from training.loop.optimizers import MovingAverage, learning_rate, make_optimizer
+from training.loop.pair_model import PairModel
+from training.loop.saving import trained_pair
+from training.loop.state import TrainingState, check_same_training
 from training.preferences import read_preferences
 from training.run import RunDirectory
-from training.saving import trained_pair
-from training.state import TrainingState, check_same_training
 
 
 class TrainingStoppedError(RuntimeError):

@@ -1,8 +1,8 @@
 """Aspect-ratio buckets: pictures keep about their shape, a batch holds one shape; no torch.
 
 A bucket's pairs are a stream of shuffled epochs of their own, cut into full batches; a batch is
-drawn by `training.draws.draw_batch` from the bucket's pairs, at the positions and with the seed
-that are told here. Which bucket the n-th batch of a training comes from, and where in that
+drawn by `training.data.draws.draw_batch` from the bucket's pairs, at the positions and with the
+seed that are told here. Which bucket the n-th batch of a training comes from, and where in that
 bucket's stream it lies, is a pure function of n, the seed and the buckets' sizes: nothing is
 counted on the way, so a training that was killed and resumed, or split over processes, sees the
 same batches. What does not fill a batch at the end of an epoch waits for the next one: no pair is
@@ -20,7 +20,7 @@ SIDE_STEP_PX = 64
 _SMALL_MODEL_PX = 512
 _MAX_ASPECT = 4.0
 _ORDER, _BUCKET = 2, 3
-"""First numbers of this module's counters, beside those of `training.draws`."""
+"""First numbers of this module's counters, beside those of `training.data.draws`."""
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from training.shards import ShardDtype, ShardStore, StoredRows
+from training.data.shards import ShardDtype, ShardStore, StoredRows
 
 PREPARATION = 1
-"""Version of how pictures are decoded, scaled and cut (`training.pictures`)."""
+"""Version of how pictures are decoded, scaled and cut (`training.data.pictures`)."""
 
 
 class Store(Protocol):

@@ -12,15 +12,15 @@ from chats.models.loading import model_bytes, resolve_model
 from chats.objective import OBJECTIVES
 from chats.pairs.hub import is_hub_id
 from training.config import DryRunSettings, TrainingConfig
-from training.estimate import (
+from training.launch import Engine, find_engine, launch_command
+from training.loop.optimizers import learning_rate
+from training.planning.estimate import (
     MemoryEstimate,
     forward_equivalents,
     memory_estimate,
     pairs_per_step,
 )
-from training.footprint import Footprint, footprint
-from training.launch import Engine, find_engine, launch_command
-from training.optimizers import learning_rate
+from training.planning.footprint import Footprint, footprint
 from training.preferences import read_preferences
 from training.run import RunDirectory
 

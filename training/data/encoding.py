@@ -11,13 +11,13 @@ from tqdm import tqdm
 
 from chats.denoising.families import family_of
 from chats.errors import UserError
-from training.buckets import nearest_bucket
-from training.cache import Store, module_hash, open_store, picture_key, prompt_key, text_hash
 from training.config import DataSettings
-from training.pictures import decode, fit, size_px
+from training.data.buckets import nearest_bucket
+from training.data.cache import Store, module_hash, open_store, picture_key, prompt_key, text_hash
+from training.data.pictures import decode, fit, size_px
+from training.data.shards import StoredRows
 from training.preferences import Picture, PreferencePair, source_name
 from training.preferences.bad_rows import BadRows, RowFault
-from training.shards import StoredRows
 
 Size = tuple[int, int]
 """Width and height in pixels."""

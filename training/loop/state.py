@@ -1,7 +1,7 @@
 """What a training is at an optimizer step, saved and given back bit for bit.
 
-Everything random is a function of the seed and the step (`training.draws`), so weights, optimizer
-and moving average are all there is.
+Everything random is a function of the seed and the step (`training.data.draws`), so weights,
+optimizer and moving average are all there is.
 """
 
 from collections.abc import Mapping
@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from chats.errors import UserError
-from training.checkpoints import (
+from training.config import TrainingConfig
+from training.loop.checkpoints import (
     newest_checkpoint,
     optimizer_tensors,
     restore_optimizer,
     save_checkpoint,
 )
-from training.config import TrainingConfig
-from training.optimizers import MovingAverage
+from training.loop.optimizers import MovingAverage
 from training.run import RunDirectory
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from training.shards import ShardStore
+from training.data.shards import ShardStore
 
 
 def reference_key(identity: Mapping[str, object], *, seed: int, epoch: int) -> str:

@@ -18,10 +18,10 @@ from chats.denoising.families import FAMILIES, Family
 from chats.errors import UserError
 from chats.objective import OBJECTIVES
 from chats.pairs.weight_files import read_json
-from training.activations import counting
 from training.config import TrainingConfig
-from training.estimate import Shape
-from training.pair_model import PairModel
+from training.loop.pair_model import PairModel
+from training.planning.activations import counting
+from training.planning.estimate import Shape
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from chats.denoising.families import default_size_px
 from chats.errors import UserError
-from training.buckets import bucket_sizes
 from training.config import DataSettings
-from training.encoding import Size, encode_conditions, encode_pictures, size_ids
+from training.data.buckets import bucket_sizes
+from training.data.encoding import Size, encode_conditions, encode_pictures, size_ids
+from training.data.shards import StoredRows
 from training.preferences import PreferencePair, source_name
-from training.shards import StoredRows
 
 
 @dataclass(frozen=True)

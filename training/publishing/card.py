@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from chats.pairs.pair import PairMetadata
 
 Layout = Literal["ours", "released", "lora"]
-"""Layouts that a pair can be exported in; `training.export` writes them."""
+"""Layouts that a pair can be exported in; `training.publishing.export` writes them."""
 
 _COLUMNS = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
 _MAX_ROWS = 10

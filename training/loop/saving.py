@@ -9,8 +9,8 @@ import transformers
 from chats.denoising.families import Family
 from chats.pairs.pair import Pair, PairMetadata
 from training.config import TrainingConfig
-from training.data import EncodedPairs
-from training.pair_model import PairModel
+from training.data.encoded_pairs import EncodedPairs
+from training.loop.pair_model import PairModel
 
 
 def trained_pair(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from chats.objective import Condition, Half
-from training.data import EncodedPairs
+from training.data.encoded_pairs import EncodedPairs
 
 _ORDER, _SAMPLE = 0, 1
 

@@ -1,0 +1,1 @@
+"""What a training reads: pictures, encoded pairs, caches, and what is drawn from them."""

@@ -1,0 +1,1 @@
+"""A trained pair for others: layouts, model cards, upload."""

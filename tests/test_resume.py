@@ -19,6 +19,7 @@ from tests.tiny_preferences import write_preferences
 from training.config import TrainingConfig
 from training.data.encoded_pairs import encode_pairs
 from training.loop.checkpoints import newest_checkpoint
+from training.loop.metrics import MEASURED
 from training.loop.trainer import TrainingInterruptedError, train_on
 from training.preferences import read_pairs
 from training.run import EXIT_STOPPED, RunDirectory
@@ -83,7 +84,7 @@ def pipeline():
 
 def losses_of(config):
     return [
-        {name: value for name, value in line.items() if name != "pairs_per_second"}
+        {name: value for name, value in line.items() if name not in MEASURED}
         for line in RunDirectory(config.run.output).read_metrics()
     ]
 
@@ -110,16 +111,16 @@ class _StopAt:
     def __init__(self, step, monkeypatch):
         from training.loop import trainer
 
-        draw = trainer.draw_batch
+        terms_of = trainer.loss_terms
         self.calls = 0
 
         def counted(*args, **kwargs):
             self.calls += 1
             if self.calls == step:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return draw(*args, **kwargs)
+            return terms_of(*args, **kwargs)
 
-        monkeypatch.setattr(trainer, "draw_batch", counted)
+        monkeypatch.setattr(trainer, "loss_terms", counted)
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])

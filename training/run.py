@@ -44,7 +44,10 @@ Metrics = dict[str, float | None]
 
 _LOCK_WAIT_SECONDS = 1.0
 """Longer than anybody holds the lock only to see whether it is free."""
-_PARTIAL = ".partial"
+PARTIAL = ".partial"
+"""What the name of a file ends in while it is being written."""
+
+_RESUME = ", then resume the run; or set run.output to another folder"
 _DISK_IS_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -124,7 +127,7 @@ class RunDirectory:
                     f"(pid {status.pid if status else 'unknown'}): {self.path}. "
                     "Stop that training, or set run.output to another folder."
                 )
-            for partial in self.path.glob(f".*{_PARTIAL}"):
+            for partial in self.path.glob(f".*{PARTIAL}"):
                 partial.unlink(missing_ok=True)
             process = psutil.Process()
             self.update_status(
@@ -256,14 +259,19 @@ class RunDirectory:
             lock.release()
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str, *, remedy: str = _RESUME) -> None:
     """Write a file so that it is always the old one or the new one, even if the power goes.
+
+    Args:
+        path: The file.
+        text: What it is to hold.
+        remedy: See `disk_errors_explained`.
 
     Raises:
         UserError: It can't be written; the old one stays.
     """
-    partial = path.with_name(f".{path.name}-{secrets.token_hex(4)}{_PARTIAL}")
-    with disk_errors_explained(path):
+    partial = path.with_name(f".{path.name}-{secrets.token_hex(4)}{PARTIAL}")
+    with disk_errors_explained(path, remedy=remedy):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with partial.open("x", encoding="utf-8") as file:
@@ -287,8 +295,13 @@ def sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def disk_errors_explained(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses within into a UserError that says what to do."""
+def disk_errors_explained(path: Path, *, remedy: str = _RESUME) -> Iterator[None]:
+    """Turn what the disk refuses within into a UserError that says what to do.
+
+    Args:
+        path: What is written.
+        remedy: What else helps, after room or permission was given.
+    """
     try:
         yield
     except OSError as error:
@@ -298,8 +311,7 @@ def disk_errors_explained(path: Path) -> Iterator[None]:
             else "Make that folder one that can be written to"
         )
         raise UserError(
-            f"Can't write {path}: {error.strerror}. {advice}, then resume the run; "
-            "or set run.output to another folder."
+            f"Can't write {path}: {error.strerror or error}. {advice}{remedy}."
         ) from error
 
 

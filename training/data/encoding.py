@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from chats.denoising.families import family_of
+from chats.denoising.families import default_size_px, family_of
 from chats.errors import UserError
 from training.config import DataSettings
-from training.data.buckets import nearest_bucket
+from training.data.buckets import bucket_sizes, nearest_bucket
 from training.data.cache import Store, module_hash, open_store, picture_key, prompt_key, text_hash
 from training.data.pictures import decode, fit, size_px
 from training.data.shards import StoredRows
@@ -52,7 +52,7 @@ def encode_pictures(
                 place, contents = _place(pair, sizes=sizes, encoder=encoder)
                 queue = waiting[place.size]
                 missing = {
-                    key: _pixels(content, picture, place.size)
+                    key: decoded(content, name=picture.name, size=place.size)
                     for key, (content, picture) in contents.items()
                     if key not in store and key not in queue
                 }
@@ -107,6 +107,24 @@ def encode_conditions(
     }
 
 
+def picture_sizes(settings: DataSettings, pipeline: Any) -> tuple[Size, ...]:
+    """Return the sizes that pictures may get: one square, or those of all buckets.
+
+    Raises:
+        UserError: The model can't have pictures of `settings.resolution`.
+    """
+    factor = pipeline.vae_scale_factor
+    resolution = settings.resolution or default_size_px(pipeline)
+    if resolution % factor:
+        raise UserError(
+            f"data.resolution {resolution} must be divisible by {factor}, "
+            f"the factor by which this model's latents are smaller than its pictures."
+        )
+    return (
+        bucket_sizes(resolution, factor=factor) if settings.buckets else ((resolution, resolution),)
+    )
+
+
 def size_ids(size: Size, pipeline: Any, *, num_rows: int) -> dict[str, Tensor]:
     """Return the argument that tells the denoiser a picture's size, if its family has one.
 
@@ -143,6 +161,12 @@ def encode_prompts(
     }
 
 
+def decoded(content: bytes, *, name: str, size: Size) -> np.ndarray:
+    """Return the pixels of a picture's file, scaled and cut to a size; raises RowFault."""
+    width, height = size
+    return fit(decode(content, name=name), width=width, height=height)
+
+
 def as_tensor(pixels: np.ndarray) -> Tensor:
     """Return uint8 pixels `(H, W, 3)` as the VAE reads them, `(3, H, W)` in [−1, 1]."""
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 127.5 - 1
@@ -163,12 +187,6 @@ def _place(
     return PlacedPair(pair, size, *keys), contents
 
 
-def _pixels(content: bytes, picture: Picture, size: Size) -> np.ndarray:
-    width, height = size
-    return fit(decode(content, name=picture.name), width=width, height=height)
-
-
-@torch.no_grad()
 def _encode_waiting(
     queue: dict[str, np.ndarray], vae: Any, store: Store, *, num_pictures: int
 ) -> None:
@@ -176,16 +194,35 @@ def _encode_waiting(
     keys = list(queue)[:num_pictures]
     if not keys:
         return
-    pixels = torch.stack([as_tensor(queue.pop(key)) for key in keys])
-    posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
+    for key, moment in zip(
+        keys, encode_moments([queue.pop(key) for key in keys], vae), strict=True
+    ):
+        store.add(key, moment)
+
+
+@torch.no_grad()
+def encode_moments(pixels: Sequence[np.ndarray], vae: Any) -> Tensor:
+    """Return mean and log variance of pictures' latents, side by side, in main memory.
+
+    Args:
+        pixels: uint8, each `(H, W, 3)`.
+        vae: The model's autoencoder.
+
+    Returns:
+        float32 `(len(pixels), 2·C, H/f, W/f)`.
+
+    Raises:
+        UserError: The autoencoder gives numbers that are not finite.
+    """
+    batch = torch.stack([as_tensor(each) for each in pixels])
+    posterior = vae.encode(batch.to(vae.device, vae.dtype)).latent_dist
     moments = torch.cat([posterior.mean, posterior.logvar], dim=1).float().cpu()
     if not moments.isfinite().all():
         raise UserError(
             f"The model's autoencoder gives numbers that are not finite in {vae.dtype}. Run it "
             "in float32, or take a model whose autoencoder is mended for 16 bits."
         )
-    for key, moment in zip(keys, moments, strict=True):
-        store.add(key, moment)
+    return moments
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

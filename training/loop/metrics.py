@@ -1,12 +1,17 @@
 """What a training says of itself: one JSON line for each window of optimizer steps."""
 
+import contextlib
 import math
 import time
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from chats.objective import LossTerms
+
+MEASURED = frozenset({"pairs_per_second", "data_wait_seconds"})
+"""Metrics that the machine decides; all others a resumed training repeats bit for bit."""
 
 
 class MetricsWindow:
@@ -16,6 +21,14 @@ class MetricsWindow:
         self._terms: list[LossTerms] = []
         self._grad_norms: list[float] = []
         self._start = time.perf_counter()
+        self._data_seconds = 0.0
+
+    @contextlib.contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Count the time within as spent on waiting for data."""
+        start = time.perf_counter()
+        yield
+        self._data_seconds += time.perf_counter() - start
 
     def add_forward(self, terms: LossTerms) -> None:
         """Take the terms of one forward."""
@@ -36,6 +49,7 @@ class MetricsWindow:
             "grad_norm": sum(self._grad_norms) / len(self._grad_norms),
             "lr": lr,
             "pairs_per_second": len(loss) / seconds,
+            "data_wait_seconds": self._data_seconds / len(self._grad_norms),
         }
         return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 

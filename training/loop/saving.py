@@ -9,12 +9,12 @@ import transformers
 from chats.denoising.families import Family
 from chats.pairs.pair import Pair, PairMetadata
 from training.config import TrainingConfig
-from training.data.encoded_pairs import EncodedPairs
+from training.data.batches import BatchSource
 from training.loop.pair_model import PairModel
 
 
 def trained_pair(
-    pair_model: PairModel, *, config: TrainingConfig, dataset: EncodedPairs, family: Family
+    pair_model: PairModel, *, config: TrainingConfig, dataset: BatchSource, family: Family
 ) -> Pair:
     """Return the trained halves with their provenance; untrained roles are absent."""
     is_lora = config.model.kind == "lora"
@@ -29,7 +29,7 @@ def trained_pair(
         objective=config.objective.name,
         provenance={
             "data": dataset.name,
-            "num_pairs": len(dataset),
+            "num_pairs": dataset.num_pairs,
             "objective": config.objective.model_dump(mode="json"),
             "optimizer": config.optimizer.model_dump(mode="json"),
             "seed": config.run.seed,

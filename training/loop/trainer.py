@@ -9,34 +9,28 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, PartialState
 from diffusers import DiffusionPipeline
-from torch import Tensor, nn
 from tqdm import tqdm
 
 from chats.denoising.families import denoiser_of, family_of
 from chats.errors import UserError
 from chats.models.loading import load_model, resolve_model
-from chats.objective import (
-    OBJECTIVES,
-    LossTerms,
-    Objective,
-    error,
-    noisy_latents,
-    objective_loss,
-    training_target,
-)
+from chats.objective import OBJECTIVES
 from chats.pairs.pair import save_pair
 from chats.pairs.weight_files import check_weight_files
-from training.config import ObjectiveSettings, OptimizerSettings, RunSettings, TrainingConfig
-from training.data.draws import PairBatch, draw_batch
-from training.data.encoded_pairs import EncodedPairs, encode_preferences
+from training.config import RunSettings, TrainingConfig
+from training.data.batches import BatchSource, DrawSettings, ShuffledPairs
+from training.data.encoded_pairs import EncodedPairs
+from training.data.opening import open_batches, read_rows
+from training.loop.batch_loader import BatchLoader
 from training.loop.checkpoints import StopRequested
+from training.loop.losses import any_of, gathered, loss_terms
 from training.loop.metrics import MetricsWindow
 from training.loop.noise import NoiseSchedule
 from training.loop.optimizers import MovingAverage, learning_rate, make_optimizer
 from training.loop.pair_model import PairModel
+from training.loop.reference_errors import reference_errors
 from training.loop.saving import trained_pair
 from training.loop.state import TrainingState, check_same_training
-from training.preferences import read_preferences
 from training.run import RunDirectory
 
 
@@ -69,25 +63,32 @@ def train(config: TrainingConfig) -> TrainingResult:
         TrainingStoppedError: The loss or the gradient was no longer a finite number.
     """
     _check_run(config.run)
-    if config.data.buckets:
-        raise UserError("The loop trains on squares only. Set data.buckets to false.")
-    pairs = read_preferences(config.data)
+    processes = PartialState()
+    rows = read_rows(
+        config.data,
+        num_processes=processes.num_processes,
+        process_index=processes.process_index,
+    )
     pipeline = _load_base(config.model.base)
-    (dataset,) = encode_preferences(pairs, pipeline, config.data)
-    return train_on(config, dataset, pipeline.to("cpu"))
+    dataset = open_batches(rows, pipeline, config.data, run=config.run.output)
+    if config.data.encode == "ahead":
+        pipeline.to("cpu")
+    else:
+        denoiser_of(pipeline).to("cpu")  # the encoders stay where they are
+    return train_on(config, dataset, pipeline)
 
 
 def train_on(
-    config: TrainingConfig, dataset: EncodedPairs, pipeline: DiffusionPipeline
+    config: TrainingConfig, dataset: EncodedPairs | BatchSource, pipeline: DiffusionPipeline
 ) -> TrainingResult:
-    """Train on pairs that are encoded already, and save the pair; `pipeline` stays as it is.
+    """Train on pairs that are ready, and save the pair; `pipeline` stays as it is.
 
     Many models can so be trained on the same encoded pairs; `config.data` is then not read. A run
     that was interrupted goes on from its newest checkpoint as if nothing had happened.
 
     Args:
         config: The settings.
-        dataset: What `encode_preferences` made with this pipeline.
+        dataset: What `encode_pairs` or `open_batches` made with this pipeline.
         pipeline: Holds the denoiser to start from and the scheduler that it was made for.
 
     Raises:
@@ -96,17 +97,27 @@ def train_on(
         TrainingInterruptedError: It was asked to stop, and saved a checkpoint.
     """
     _check_run(config.run)
+    if isinstance(dataset, EncodedPairs):
+        dataset = ShuffledPairs([dataset])
     accelerator = Accelerator(
         mixed_precision=config.run.mixed_precision,
         gradient_accumulation_steps=config.optimizer.gradient_accumulation,
     )
     run = RunDirectory(config.run.output)
-    with _held(run, accelerator), StopRequested() as stop:
+    with _held(run, accelerator), StopRequested() as stop, BatchLoader() as batches:
         try:
             check_same_training(config, run)
             if accelerator.is_main_process:
                 run.write_config(config)
-            result = _train(config, dataset, pipeline, accelerator=accelerator, run=run, stop=stop)
+            result = _train(
+                config,
+                dataset,
+                pipeline,
+                accelerator=accelerator,
+                run=run,
+                stop=stop,
+                batches=batches,
+            )
         except TrainingInterruptedError as error:
             _tell(run, accelerator, state="interrupted", message=str(error))
             raise
@@ -120,12 +131,13 @@ def train_on(
 
 def _train(
     config: TrainingConfig,
-    dataset: EncodedPairs,
+    dataset: BatchSource,
     pipeline: DiffusionPipeline,
     *,
     accelerator: Accelerator,
     run: RunDirectory,
     stop: StopRequested,
+    batches: BatchLoader,
 ) -> TrainingResult:
     """Do the steps that are not done yet."""
     settings = config.optimizer
@@ -141,6 +153,27 @@ def _train(
         family=family,
         seed=config.run.seed,
     )
+    draws = DrawSettings(
+        seed=config.run.seed,
+        batch_size=settings.batch_size,
+        level_at=lambda uniform: schedule.level_at(uniform, config.noise),
+        prompt_drop=config.objective.prompt_drop,
+        dispreferred_prompt_drop=config.objective.dispreferred_prompt_drop,
+        num_processes=accelerator.num_processes,
+        process_index=accelerator.process_index,
+    )
+    kept = None
+    if config.objective.cache_reference:
+        kept = reference_errors(
+            config,
+            dataset,
+            pair_model,
+            base=denoiser_of(pipeline),
+            schedule=schedule,
+            settings=draws,
+            accelerator=accelerator,
+        )
+        pair_model.drop_reference()
     if settings.gradient_checkpointing:
         pair_model.enable_gradient_checkpointing()
     model, optimizer = accelerator.prepare(
@@ -155,13 +188,16 @@ def _train(
         optimizer=getattr(optimizer, "optimizer", optimizer),
         average=average,
         scaler=accelerator.scaler,
-        num_pairs=len(dataset),
+        num_pairs=dataset.num_pairs,
     )
     done = state.resume(run)
     if accelerator.is_main_process:
         run.cut_metrics(after_step=done)
         run.update_status(state="running", step=done, num_steps=settings.num_steps)
 
+    micro_steps = done * settings.gradient_accumulation
+    found = dataset.batches(draws, after=micro_steps)
+    batches.start(found if kept is None else kept.attached(found, after=micro_steps))
     window = MetricsWindow()
     steps = tqdm(
         range(done + 1, settings.num_steps + 1),
@@ -175,15 +211,10 @@ def _train(
         lr = learning_rate(step, settings, num_processes=accelerator.num_processes)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        for micro_step in range(settings.gradient_accumulation):
-            batch = draw_batch(
-                dataset,
-                positions(step, micro_step, settings=settings, accelerator=accelerator),
-                seed=config.run.seed,
-                level_at=lambda uniform: schedule.level_at(uniform, config.noise),
-                prompt_drop=config.objective.prompt_drop,
-                dispreferred_prompt_drop=config.objective.dispreferred_prompt_drop,
-            ).to(accelerator.device)
+        for _ in range(settings.gradient_accumulation):
+            with window.waiting_for_data():
+                loaded = batches.next()
+            batch = loaded().to(accelerator.device)
             with accelerator.accumulate(model):
                 terms = loss_terms(
                     model,
@@ -194,7 +225,7 @@ def _train(
                     settings=config.objective,
                 )
                 # Every process sees the losses of all, so that all of them stop, or none.
-                seen = _gathered(terms, accelerator)
+                seen = gathered(terms, accelerator)
                 _require_finite(seen.loss.mean().item(), name="loss", step=step)
                 accelerator.backward(terms.loss.mean())
             window.add_forward(seen)
@@ -208,7 +239,7 @@ def _train(
             average.update(step)
         window.add_step(grad_norm=grad_norm)
         is_last = step == settings.num_steps
-        is_stopping = _any(stop.is_set, accelerator)
+        is_stopping = any_of(stop.is_set, accelerator)
         if (step % config.run.log_every == 0 or is_last) and accelerator.is_main_process:
             metrics = window.summary(step=step, lr=lr)
             run.append_metrics(metrics)
@@ -236,39 +267,6 @@ def _train(
     return TrainingResult(pair=run.pair, metrics=run.read_metrics()[-1])
 
 
-def positions(
-    step: int, micro_step: int, *, settings: OptimizerSettings, accelerator: Accelerator
-) -> range:
-    """Return this process's places in the stream of samples; together they are the step's."""
-    micro_batch = settings.batch_size * accelerator.num_processes
-    first = ((step - 1) * settings.gradient_accumulation + micro_step) * micro_batch
-    first += accelerator.process_index * settings.batch_size
-    return range(first, first + settings.batch_size)
-
-
-def loss_terms(
-    model: nn.Module,
-    batch: PairBatch,
-    *,
-    schedule: NoiseSchedule,
-    error_weights: Tensor,
-    objective: Objective,
-    settings: ObjectiveSettings,
-) -> LossTerms:
-    """Noise a batch, predict, and compare: the objective's loss per sample and its terms."""
-    level = {"signal": schedule.signal[batch.levels], "sigma": schedule.sigma[batch.levels]}
-    noisy, targets = {}, {}
-    for half, latents in batch.latents.items():
-        noisy[half] = noisy_latents(latents, batch.noise, **level)
-        targets[half] = training_target(schedule.prediction_type, latents, batch.noise, **level)
-    predictions = model(noisy, schedule.timesteps[batch.levels], batch.conditions)
-    counts = error_weights[batch.levels]
-    errors = {
-        each: counts * error(output, targets[each.half]) for each, output in predictions.items()
-    }
-    return objective_loss(objective, errors, temperature=settings.temperature, beta=settings.beta)
-
-
 @contextlib.contextmanager
 def _held(run: RunDirectory, accelerator: Accelerator) -> Iterator[None]:
     """Keep the run's folder, by the main process for all of them."""
@@ -280,22 +278,6 @@ def _held(run: RunDirectory, accelerator: Accelerator) -> Iterator[None]:
 def _tell(run: RunDirectory, accelerator: Accelerator, **status: object) -> None:
     if accelerator.is_main_process:
         run.update_status(**status)
-
-
-def _gathered(terms: LossTerms, accelerator: Accelerator) -> LossTerms:
-    """Return the terms of every process's samples, without gradients."""
-    terms = terms.detach()
-    if accelerator.num_processes == 1:
-        return terms
-    found = {name: value for name, value in vars(terms).items() if value is not None}
-    return LossTerms(**accelerator.gather(found))
-
-
-def _any(flag: bool, accelerator: Accelerator) -> bool:
-    """Whether the flag is set in some process."""
-    if accelerator.num_processes == 1:
-        return flag
-    return accelerator.gather(torch.tensor([flag], device=accelerator.device)).any().item()
 
 
 def _check_run(settings: RunSettings) -> None:

@@ -96,19 +96,15 @@ def pairs_of_rows(
     num_ties = num_cleaned = 0
     for number, row in rows:
         try:
-            if isinstance(row, RowFault):
-                raise row
-            prompt, is_cleaned = _prompt(row, columns.prompt)
-            halves = _ranked(row, columns)
-            if halves is None:
-                num_ties += 1
-                continue
-            pictures = [picture(number, row, column) for column in halves]
+            pair, is_cleaned = pair_of_row(number, row, columns=columns, picture=picture)
         except RowFault as fault:
             bad_rows.add(number, fault)
             continue
+        if pair is None:
+            num_ties += 1
+            continue
         num_cleaned += is_cleaned
-        pairs.append(PreferencePair(number, prompt, *pictures))
+        pairs.append(pair)
         if len(pairs) == max_pairs:
             break
     if num_ties:
@@ -116,6 +112,29 @@ def pairs_of_rows(
     if num_cleaned:
         logger.warning("Prompts with control characters, which were taken out: %d.", num_cleaned)
     return tuple(pairs)
+
+
+def pair_of_row(
+    number: int, row: Row, *, columns: Columns, picture: PictureOf
+) -> tuple[PreferencePair | None, bool]:
+    """Make a pair of one row; see `pairs_of_rows`.
+
+    Returns:
+        The pair, none for a tie; and whether its prompt had control characters.
+
+    Raises:
+        RowFault: What is wrong with the row.
+    """
+    if isinstance(row, RowFault):
+        raise row
+    prompt, is_cleaned = _prompt(row, columns.prompt)
+    halves = _ranked(row, columns)
+    if halves is None:
+        return None, is_cleaned
+    return (
+        PreferencePair(number, prompt, *(picture(number, row, column) for column in halves)),
+        is_cleaned,
+    )
 
 
 def cell(row: Mapping[str, Any], column: str) -> Any:

@@ -125,8 +125,11 @@ def _course(
         OBJECTIVES[config.objective.name],
         kind=config.model.kind,
         gradient_checkpointing=optimizer.gradient_checkpointing,
+        with_reference=not config.objective.cache_reference,
     )
     yield f"a pair costs about {forwards} forwards of the denoiser, its encoding not counted"
+    if config.objective.cache_reference:
+        yield "forwards of the reference come before the first step, unless they are kept already"
     yield _time(config, settings, num_pairs=total)
 
 

@@ -198,7 +198,7 @@ def test_processes_share_the_rows_out(put_on_hub, pipeline, tmp_path, num_proces
 def test_a_resume_neither_skips_nor_doubles_a_row(
     put_on_hub, pipeline, tmp_path, has_notes, num_processes
 ):
-    """From every place of three epochs, with the notes of the run, torn in one line, or none."""
+    """Within blocks and between epochs, with the notes of the run, torn in one line, or without."""
     put_on_hub()
     part = {"num_processes": num_processes, "process_index": num_processes - 1}
     total = 3 * len(PROMPTS) // num_processes
@@ -207,7 +207,7 @@ def test_a_resume_neither_skips_nor_doubles_a_row(
     lines = notes.read_text().splitlines()
     assert len(lines) > 4
     lines[2] = lines[2][:20]
-    for after in range(1, total, 4):
+    for after in (1, total // 3, total // 2 + 1, total - 5):
         if has_notes:
             notes.write_text("\n".join(lines) + "\n")
         else:

@@ -29,8 +29,6 @@ class PairStream:
             UserError: `settings.path` is no Hub id, there is no such data set, it can't be
                 reached, or a column is missing.
         """
-        from datasets.distributed import split_dataset_by_node
-
         self.name = settings.path.as_posix()
         if settings.path.exists() or not is_hub_id(self.name):
             raise UserError(
@@ -40,9 +38,8 @@ class PairStream:
         self.num_processes = num_processes
         self.process_index = process_index
         self._settings = settings
-        whole = load_hub(self.name, settings)
-        self._columns = columns_of_stream(whole, self.name, settings)
-        self._dataset = split_dataset_by_node(whole, rank=process_index, world_size=num_processes)
+        self._whole = load_hub(self.name, settings)
+        self._columns = columns_of_stream(self._whole, self.name, settings)
 
     def pairs(self, place: Place | None = None) -> Iterator[tuple[PreferencePair, Place]]:
         """Return the pairs of one epoch, each with the place after it.
@@ -55,11 +52,17 @@ class PairStream:
         Raises:
             UserError: The stream breaks off, or a row can't be used and bad rows are not skipped.
         """
+        from datasets.distributed import split_dataset_by_node
+
+        part = split_dataset_by_node(
+            self._whole, rank=self.process_index, world_size=self.num_processes
+        )
+        number = 0
+        if place is not None:
+            number = place["row"]
+            part.load_state_dict(place["stream"])
         bad_rows = BadRows()
-        number = 0 if place is None else place["row"]
-        start = self._start if place is None else place["stream"]
-        self._dataset.load_state_dict(start)
-        for row in streamed(self._dataset, self.name, self._settings):
+        for row in streamed(part, self.name, self._settings):
             number += 1
             try:
                 pair, _ = pair_of_row(number, row, columns=self._columns, picture=_picture)
@@ -69,7 +72,7 @@ class PairStream:
                     break
                 continue
             if pair is not None:
-                yield pair, {"row": number, "stream": self._dataset.state_dict()}
+                yield pair, {"row": number, "stream": part.state_dict()}
         bad_rows.settle(self._settings.on_bad_rows, source=self.name)
 
 

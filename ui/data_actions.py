@@ -74,10 +74,12 @@ class DataActions:
         if not file:
             raise UserError("No file is chosen. Choose a .zip or a .parquet file.")
         path = Path(file)
-        if path.suffix.lower() not in SUFFIXES:
-            raise UserError(f"{path.name:.200} is no .zip and no .parquet file. Pack it as a zip.")
-        settings = _settings(path, columns)
         try:
+            if path.suffix.lower() not in SUFFIXES:
+                raise UserError(
+                    f"{path.name:.200} is no .zip and no .parquet file. Pack it as a zip."
+                )
+            settings = _settings(path, columns)
             dataset = yield from followed(
                 lambda on_progress: import_file(
                     self.store, settings, name=name, on_progress=on_progress

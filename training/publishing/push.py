@@ -14,7 +14,7 @@ from chats.pairs.hub import is_hub_id
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-_NO_CONTENT = frozenset({".gitattributes", ".gitignore", "README.md", "LICENSE"})
+NO_CONTENT = frozenset({".gitattributes", ".gitignore", "README.md", "LICENSE"})
 _MARKS = ("pair.json", "unet_win/", "unet_lose/")
 """How the names of files begin that are in a repository only if it holds a pair."""
 
@@ -46,7 +46,7 @@ def check_target(repo_id: str, *, private: bool, api: "HfApi") -> None:
             f"{repo_id} is there already and is public. Make it private in its settings on the "
             "Hub, or choose another name."
         )
-    names = {file.rfilename for file in found.siblings or ()} - _NO_CONTENT
+    names = {file.rfilename for file in found.siblings or ()} - NO_CONTENT
     if names and not any(name.startswith(_MARKS) for name in names):
         raise UserError(
             f"{repo_id} holds something else than a pair ({min(names)}). Choose another name."

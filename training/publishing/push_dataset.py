@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING
 from chats.errors import UserError
 from training.datasets.export import write_folder
 from training.datasets.store import DatasetStore
-from training.publishing.push import check_name, hub_errors_explained
+from training.publishing.push import NO_CONTENT, check_name, hub_errors_explained
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 OFFLINE = "Exporting a zip works without a network."
-_NO_CONTENT = frozenset({".gitattributes", ".gitignore", "README.md", "LICENSE"})
 _OURS = ("metadata.jsonl", "pictures/*")
 """What an earlier push may have left; other files stay."""
 
@@ -58,7 +57,7 @@ def _check_target(repo_id: str, *, private: bool, api: "HfApi") -> None:
             f"{repo_id} is there already and is public. Make it private in its settings on the "
             "Hub, or choose another name."
         )
-    names = {file.rfilename for file in found.siblings or ()} - _NO_CONTENT
+    names = {file.rfilename for file in found.siblings or ()} - NO_CONTENT
     if names and "metadata.jsonl" not in names:
         raise UserError(
             f"{repo_id} holds something else than preference pairs ({min(names)}). "

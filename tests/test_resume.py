@@ -19,6 +19,7 @@ from tests.tiny_preferences import write_preferences
 from training.config import TrainingConfig
 from training.data.encoded_pairs import encode_pairs
 from training.loop.checkpoints import newest_checkpoint
+from training.loop.metrics import MEASURED
 from training.loop.trainer import TrainingInterruptedError, train_on
 from training.preferences import read_pairs
 from training.run import EXIT_STOPPED, RunDirectory
@@ -83,7 +84,7 @@ def pipeline():
 
 def losses_of(config):
     return [
-        {name: value for name, value in line.items() if name != "pairs_per_second"}
+        {name: value for name, value in line.items() if name not in MEASURED}
         for line in RunDirectory(config.run.output).read_metrics()
     ]
 

@@ -68,7 +68,7 @@ class RunStatus(FrozenSettings):
     """Time to the end, judged by the pace since its trainer began; none while that is not known."""
 
     message: str = ""
-    """Why it waits, failed or stopped, for a person to read."""
+    """What it does before its steps, or why it waits, failed or stopped, for a person to read."""
 
     started: AwareDatetime | None = None
     """When its trainer last began (UTC); none before the first did."""

@@ -222,15 +222,15 @@ def _train(
                 _require_finite(seen.loss.mean().item(), name="loss", step=step)
                 accelerator.backward(terms.loss.mean())
             window.add_forward(seen)
-        grad_norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+        grad_norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm).item()
         # With fp16 the scaler meets infinite gradients itself: it skips the step and scales less.
         if accelerator.scaler is None:
-            _require_finite(grad_norm.item(), name="gradient's norm", step=step)
+            _require_finite(grad_norm, name="gradient's norm", step=step)
         optimizer.step()
         optimizer.zero_grad()
         if average is not None:
             average.update(step)
-        window.add_step(grad_norm=grad_norm.item())
+        window.add_step(grad_norm=grad_norm)
         metrics = reporter.after_step(step, lr=lr)
         if "loss" in metrics:
             steps.set_postfix(loss=metrics["loss"])

@@ -28,6 +28,7 @@ from training.loop.optimizers import learning_rate
 from training.loop.pair_model import PairModel
 from training.loop.trainer import TrainingStoppedError, loss_terms, train, train_on
 from training.preferences import read_pairs
+from training.run import RunDirectory
 
 TARGETS = ("to_q", "to_v", "conv1")
 DENOISING = {"chats-no-ref", "sft-preferred", "sft-all"}
@@ -130,6 +131,9 @@ def test_a_nan_stops_before_the_update_and_says_the_step(dataset, pipeline, make
     path = config.run.output / "metrics.jsonl"
     assert (len(path.read_text().splitlines()) if path.exists() else 0) == step - 1
     assert not (config.run.output / "pair").exists()
+    status = RunDirectory(config.run.output).status()
+    assert (status.state, status.step, status.num_steps) == ("failed", step - 1, 4)
+    assert (status.seconds_left is None) == (step == 1)
 
 
 class _InfiniteGradient(torch.autograd.Function):
@@ -402,6 +406,7 @@ def test_a_line_of_metrics_covers_its_window(dataset, pipeline, make_config):
         "lr",
         "pairs_per_second",
         "data_wait_seconds",
+        "memory_gb",
     }
 
 

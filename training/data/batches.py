@@ -5,7 +5,7 @@ trains on batch m·P + p. What a batch holds is a pure function of its number, s
 on the way.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Literal, Protocol
@@ -76,7 +76,14 @@ class PairSource(Protocol):
     null_prompt: Literal["empty", "zeros"]
     size: tuple[int, int]
 
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape `(C, h, w)` of one picture's latents."""
+
     def __len__(self) -> int: ...
+
+    def prompts(self) -> Collection[Hashable]:
+        """Return the different prompts, or numbers in their place."""
 
     def load(self, samples: Sequence[int]) -> LoadedPairs:
         """Return these pairs, in this order; called from a thread of its own."""
@@ -89,11 +96,13 @@ class BatchSource(Protocol):
         name: The dataset's name, for the records of what was trained on it.
         null_prompt: What ∅ is.
         num_pairs: How many pairs there are; none where only the end of a stream would tell.
+        num_prompts: How many different prompts these have; none likewise.
     """
 
     name: str
     null_prompt: Literal["empty", "zeros"]
     num_pairs: int | None
+    num_prompts: int | None
 
     def batches(self, settings: DrawSettings, *, after: int) -> Iterator[Unfinished]:
         """Return a process's batches without end, from the one after so many micro-steps on."""
@@ -112,6 +121,7 @@ class ShuffledPairs:
         self.name = self.sources[0].name
         self.null_prompt = self.sources[0].null_prompt
         self.num_pairs = sum(len(source) for source in self.sources)
+        self.num_prompts = len({each for source in self.sources for each in source.prompts()})
 
     def batches(self, settings: DrawSettings, *, after: int) -> Iterator[Unfinished]:
         """Return a process's batches without end, see `BatchSource`."""

@@ -103,7 +103,7 @@ def draw_batch(
     """Draw the batch at these positions of the stream.
 
     Args:
-        dataset: The encoded pairs.
+        dataset: The pairs, `EncodedPairs` or `OnlinePairs`.
         positions: Places in the endless stream of shuffled epochs.
         seed: The run's seed.
         level_at: Gives the row of the noise schedule for a uniform number in [0, 1).
@@ -112,7 +112,7 @@ def draw_batch(
     """
     counters = samples_at(positions, num_samples=len(dataset), seed=seed)
     return batch_of(
-        dataset.load([sample for _, sample in counters]),
+        dataset.load([sample for _, sample in counters]).encode(),
         draw_samples(counters, seed=seed, latent_shape=dataset.latent_shape),
         level_at=level_at,
         prompt_drop=prompt_drop,

@@ -58,6 +58,10 @@ class EncodedPairs:
         _, channels, height, width = self.preferred.shape
         return channels // 2, height, width
 
+    def prompts(self) -> set[int]:
+        """Return the rows of the prompts that come up."""
+        return set(self.prompt_rows.tolist())
+
     def load(self, samples: Sequence[int]) -> "EncodedPairs":
         """Return these pairs alone, in this order, in main memory."""
         rows = self.prompt_rows[samples].tolist()

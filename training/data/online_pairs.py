@@ -187,8 +187,17 @@ class OnlinePairs:
         """What ∅ is."""
         return self.encoder.null_prompt
 
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape `(C, h, w)` of one picture's latents."""
+        return self.encoder.latent_shape(self.size)
+
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def prompts(self) -> set[str]:
+        """Return the different prompts."""
+        return {pair.prompt for pair in self.pairs}
 
     def load(self, samples: Sequence[int]) -> DecodedPairs:
         """Read and decode the pictures of these pairs, see `OnlineEncoder.decode`."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from training.config import DataSettings
-from training.data.batches import BatchSource, ShuffledPairs
+from training.data.batches import BatchSource, PairSource, ShuffledPairs
 from training.data.encoded_pairs import encode_preferences
 from training.data.encoding import picture_sizes
 from training.data.online_pairs import OnlineEncoder, open_online
@@ -52,3 +52,26 @@ def open_batches(
         )
     encode = open_online if settings.encode == "online" else encode_preferences
     return ShuffledPairs(encode(rows, pipeline, settings))
+
+
+def open_held_out(
+    pairs: Sequence[PreferencePair], pipeline: Any, settings: DataSettings
+) -> PairSource | None:
+    """Encode pairs for validation, or make ready to; they are squares also where there are buckets.
+
+    Args:
+        pairs: The pairs; there may be none.
+        pipeline: A diffusers pipeline, on the device that encodes.
+        settings: How to encode.
+
+    Returns:
+        The pairs; none if there are none.
+
+    Raises:
+        UserError: See `encode_preferences` and `open_online`.
+    """
+    if not pairs:
+        return None
+    encode = open_online if settings.encode == "online" else encode_preferences
+    (found,) = encode(pairs, pipeline, settings.model_copy(update={"buckets": False}))
+    return found

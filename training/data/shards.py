@@ -35,7 +35,7 @@ _VERSION = 1
 _HEADER_BYTES = 1024
 """More than a tensor takes in a file's header, which safetensors bounds."""
 _INDEX, _LOCK = "index.json", ".lock"
-_REMEDY = ", or set data.cache to another folder"
+_REMEDY = "or set data.cache to another folder."
 _NAME = re.compile(r"[0-9a-f]{32}\.safetensors")
 
 

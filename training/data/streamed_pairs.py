@@ -67,7 +67,7 @@ class StreamedPairs:
         """
         self.name = encoder.name
         self.null_prompt = encoder.null_prompt
-        self.num_pairs = None
+        self.num_pairs = self.num_prompts = None
         self._stream = stream
         self._encoder = encoder
         self._size = size

@@ -1,13 +1,12 @@
 """Train a pair: one loop, read top to bottom, for all objectives, LoRA and full."""
 
-import contextlib
+import functools
+import logging
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import PartialState
 from diffusers import DiffusionPipeline
 from tqdm import tqdm
 
@@ -17,10 +16,11 @@ from chats.models.loading import load_model, resolve_model
 from chats.objective import OBJECTIVES
 from chats.pairs.pair import save_pair
 from chats.pairs.weight_files import check_weight_files
-from training.config import RunSettings, TrainingConfig
-from training.data.batches import BatchSource, DrawSettings, ShuffledPairs
+from training.config import TrainingConfig
+from training.data.batches import BatchSource, DrawSettings, PairSource, ShuffledPairs
+from training.data.draws import PairBatch, draw_batch
 from training.data.encoded_pairs import EncodedPairs
-from training.data.opening import open_batches, read_rows
+from training.data.opening import open_batches, open_held_out
 from training.loop.batch_loader import BatchLoader
 from training.loop.checkpoints import StopRequested
 from training.loop.losses import any_of, gathered, loss_terms
@@ -29,30 +29,31 @@ from training.loop.noise import NoiseSchedule
 from training.loop.optimizers import MovingAverage, learning_rate, make_optimizer
 from training.loop.pair_model import PairModel
 from training.loop.reference_errors import reference_errors
-from training.loop.saving import trained_pair
-from training.loop.state import TrainingState, check_same_training
-from training.run import RunDirectory
+from training.loop.reporting import Reporter, log_training
+from training.loop.sample_pipeline import SamplePrompts, sample_prompts
+from training.loop.samples import Sampler
+from training.loop.saving import pair_metadata, trained_pair
+from training.loop.session import (
+    Session,
+    TrainingInterruptedError,
+    TrainingResult,
+    TrainingStoppedError,
+    training_session,
+)
+from training.loop.state import TrainingState
+from training.loop.validation import DRAWS_SEED, Validation, read_sides
+from training.preferences.stream import PairStream
 
+logger = logging.getLogger(__name__)
 
-class TrainingStoppedError(RuntimeError):
-    """The training could not go on; its text says at which step, and what to do."""
-
-
-class TrainingInterruptedError(RuntimeError):
-    """The training was asked to stop, saved a checkpoint, and can go on."""
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What a training leaves behind.
-
-    Attributes:
-        pair: Folder of the trained pair.
-        metrics: The last line of metrics.jsonl.
-    """
-
-    pair: Path
-    metrics: Mapping[str, float | None]
+__all__ = [
+    "TrainingInterruptedError",
+    "TrainingResult",
+    "TrainingStoppedError",
+    "loss_terms",
+    "train",
+    "train_on",
+]
 
 
 def train(config: TrainingConfig) -> TrainingResult:
@@ -61,25 +62,31 @@ def train(config: TrainingConfig) -> TrainingResult:
     Raises:
         UserError: A mistake in the settings or in the data, before anything was trained.
         TrainingStoppedError: The loss or the gradient was no longer a finite number.
+        TrainingInterruptedError: It was asked to stop, and saved a checkpoint.
     """
-    _check_run(config.run)
-    processes = PartialState()
-    rows = read_rows(
-        config.data,
-        num_processes=processes.num_processes,
-        process_index=processes.process_index,
-    )
-    pipeline = _load_base(config.model.base)
-    dataset = open_batches(rows, pipeline, config.data, run=config.run.output)
-    if config.data.encode == "ahead":
-        pipeline.to("cpu")
-    else:
-        denoiser_of(pipeline).to("cpu")  # the encoders stay where they are
-    return train_on(config, dataset, pipeline)
+    with training_session(config) as session:
+        if not session.is_trained:
+            session.tell(message="Reading and encoding the data.")
+            rows, held_out_pairs = read_sides(config)
+            pipeline = _load_base(config.model.base)
+            dataset = open_batches(rows, pipeline, config.data, run=session.run.path)
+            held_out = open_held_out(held_out_pairs, pipeline, config.data)
+            named = () if isinstance(rows, PairStream) else held_out_pairs or rows
+            prompts = sample_prompts(config.samples, named, pipeline)
+            if config.data.encode == "ahead":
+                pipeline = _without_text_encoders(pipeline).to("cpu")
+            else:
+                denoiser_of(pipeline).to("cpu")  # the encoders stay where they are
+            _train(session, dataset, pipeline, held_out=held_out, prompts=prompts)
+    return session.result()
 
 
 def train_on(
-    config: TrainingConfig, dataset: EncodedPairs | BatchSource, pipeline: DiffusionPipeline
+    config: TrainingConfig,
+    dataset: EncodedPairs | BatchSource,
+    pipeline: DiffusionPipeline,
+    *,
+    held_out: PairSource | None = None,
 ) -> TrainingResult:
     """Train on pairs that are ready, and save the pair; `pipeline` stays as it is.
 
@@ -87,59 +94,58 @@ def train_on(
     that was interrupted goes on from its newest checkpoint as if nothing had happened.
 
     Args:
-        config: The settings.
+        config: The settings. Sample pictures are made only of prompts that it names.
         dataset: What `encode_pairs` or `open_batches` made with this pipeline.
         pipeline: Holds the denoiser to start from and the scheduler that it was made for.
+        held_out: Pairs for validation, of one size; none leaves it out.
 
     Raises:
         UserError: The output folder holds another or a finished run, or the model can't be trained.
         TrainingStoppedError: The loss or the gradient was no longer a finite number.
         TrainingInterruptedError: It was asked to stop, and saved a checkpoint.
     """
-    _check_run(config.run)
-    if isinstance(dataset, EncodedPairs):
-        dataset = ShuffledPairs([dataset])
-    accelerator = Accelerator(
-        mixed_precision=config.run.mixed_precision,
-        gradient_accumulation_steps=config.optimizer.gradient_accumulation,
-    )
-    run = RunDirectory(config.run.output)
-    with _held(run, accelerator), StopRequested() as stop, BatchLoader() as batches:
-        try:
-            check_same_training(config, run)
-            if accelerator.is_main_process:
-                run.write_config(config)
-            result = _train(
-                config,
-                dataset,
-                pipeline,
-                accelerator=accelerator,
-                run=run,
-                stop=stop,
-                batches=batches,
-            )
-        except TrainingInterruptedError as error:
-            _tell(run, accelerator, state="interrupted", message=str(error))
-            raise
-        except Exception as error:
-            _tell(run, accelerator, state="failed", message=str(error))
-            raise
-        _tell(run, accelerator, state="succeeded", exit_code=0)
-    accelerator.free_memory()
-    return result
+    with training_session(config) as session:
+        if not session.is_trained:
+            prompts = sample_prompts(config.samples, (), pipeline)
+            if isinstance(dataset, EncodedPairs):
+                dataset = ShuffledPairs([dataset])
+            _train(session, dataset, pipeline, held_out=held_out, prompts=prompts)
+    return session.result()
 
 
 def _train(
-    config: TrainingConfig,
+    session: Session,
     dataset: BatchSource,
     pipeline: DiffusionPipeline,
     *,
-    accelerator: Accelerator,
-    run: RunDirectory,
+    held_out: PairSource | None,
+    prompts: SamplePrompts | None,
+) -> None:
+    """Do the steps that are not done yet, until all are or it is asked to stop."""
+    with StopRequested() as stop, BatchLoader() as batches:
+        _do_steps(
+            session,
+            dataset,
+            pipeline,
+            held_out=held_out,
+            prompts=prompts,
+            stop=stop,
+            batches=batches,
+        )
+
+
+def _do_steps(
+    session: Session,
+    dataset: BatchSource,
+    pipeline: DiffusionPipeline,
+    *,
+    held_out: PairSource | None,
+    prompts: SamplePrompts | None,
     stop: StopRequested,
     batches: BatchLoader,
-) -> TrainingResult:
-    """Do the steps that are not done yet."""
+) -> None:
+    """Do the steps that are not done yet, and save the pair."""
+    config, accelerator, run = session.config, session.accelerator, session.run
     settings = config.optimizer
     family = family_of(pipeline)
     objective = OBJECTIVES[config.objective.name]
@@ -173,7 +179,8 @@ def _train(
             settings=draws,
             accelerator=accelerator,
         )
-        pair_model.drop_reference()
+        if held_out is None:
+            pair_model.drop_reference()
     if settings.gradient_checkpointing:
         pair_model.enable_gradient_checkpointing()
     model, optimizer = accelerator.prepare(
@@ -183,31 +190,76 @@ def _train(
     average = None
     if settings.ema_decay is not None:
         average = MovingAverage([*pair_model.trained_parameters()], decay=settings.ema_decay)
+    window = MetricsWindow()
     state = TrainingState(
         model=pair_model,
         optimizer=getattr(optimizer, "optimizer", optimizer),
         average=average,
         scaler=accelerator.scaler,
         num_pairs=dataset.num_pairs,
+        window=window,
     )
-    done = state.resume(run)
-    if accelerator.is_main_process:
-        run.cut_metrics(after_step=done)
-        run.update_status(state="running", step=done, num_steps=settings.num_steps)
 
+    def draw_held_out(positions: Sequence[int]) -> PairBatch:
+        return draw_batch(
+            held_out,
+            positions,
+            seed=DRAWS_SEED,
+            level_at=draws.level_at,
+            prompt_drop=draws.prompt_drop,
+            dispreferred_prompt_drop=draws.dispreferred_prompt_drop,
+        ).to(accelerator.device)
+
+    terms_of = functools.partial(
+        loss_terms,
+        model,
+        schedule=schedule,
+        error_weights=weights,
+        objective=objective,
+        settings=config.objective,
+    )
+    validation, sampler = None, None
+    if held_out is not None:
+        validation = Validation(
+            held_out,
+            max_pairs=config.validation.max_pairs,
+            batch_size=settings.batch_size,
+            draw=draw_held_out,
+            terms_of=terms_of,
+            accelerator=accelerator,
+        )
+    if prompts is not None:
+        sampler = Sampler(
+            prompts,
+            config=config,
+            pair_model=pair_model,
+            metadata=pair_metadata(config, dataset=dataset, family=family),
+            pipeline=pipeline,
+            accelerator=accelerator,
+            run=run,
+        )
+    reporter = Reporter(
+        session, window=window, average=average, validation=validation, sampler=sampler
+    )
+
+    done = state.resume(run)
+    if session.is_main:
+        run.write_config(config)
+        log_training(config, dataset, held_out=held_out, num_processes=accelerator.num_processes)
+    reporter.begin(done)
     micro_steps = done * settings.gradient_accumulation
-    found = dataset.batches(draws, after=micro_steps)
-    batches.start(found if kept is None else kept.attached(found, after=micro_steps))
-    window = MetricsWindow()
+    unfinished = dataset.batches(draws, after=micro_steps)
+    batches.start(unfinished if kept is None else kept.attached(unfinished, after=micro_steps))
     steps = tqdm(
         range(done + 1, settings.num_steps + 1),
         desc="Training",
         unit="step",
         initial=done,
         total=settings.num_steps,
-        disable=not accelerator.is_main_process,
+        disable=not session.is_main,
     )
     for step in steps:
+        window.start_step()
         lr = learning_rate(step, settings, num_processes=accelerator.num_processes)
         for group in optimizer.param_groups:
             group["lr"] = lr
@@ -216,14 +268,7 @@ def _train(
                 loaded = batches.next()
             batch = loaded().to(accelerator.device)
             with accelerator.accumulate(model):
-                terms = loss_terms(
-                    model,
-                    batch,
-                    schedule=schedule,
-                    error_weights=weights,
-                    objective=objective,
-                    settings=config.objective,
-                )
+                terms = terms_of(batch)
                 # Every process sees the losses of all, so that all of them stop, or none.
                 seen = gathered(terms, accelerator)
                 _require_finite(seen.loss.mean().item(), name="loss", step=step)
@@ -238,55 +283,31 @@ def _train(
         if average is not None:
             average.update(step)
         window.add_step(grad_norm=grad_norm)
+        metrics = reporter.after_step(step, lr=lr)
+        if "loss" in metrics:
+            steps.set_postfix(loss=metrics["loss"])
         is_last = step == settings.num_steps
         is_stopping = any_of(stop.is_set, accelerator)
-        if (step % config.run.log_every == 0 or is_last) and accelerator.is_main_process:
-            metrics = window.summary(step=step, lr=lr)
-            run.append_metrics(metrics)
-            steps.set_postfix(loss=metrics["loss"])
-        if step % config.run.log_every == 0:
-            window = MetricsWindow()
         # After the last step the pair is written instead.
         if (step % config.run.save_every == 0 or is_stopping) and not is_last:
-            if accelerator.is_main_process:
+            if session.is_main:
                 state.save(run, step=step, keep_last=config.run.keep_last)
-                run.update_status(step=step)
+                session.tell(step=step)
+                logger.info("Step %d: checkpoint saved.", step)
             accelerator.wait_for_everyone()
         if is_stopping and not is_last:
             raise TrainingInterruptedError(
                 f"Stopped as asked, after step {step} of {settings.num_steps}, and saved. "
                 "Start the same command again to go on."
             )
+        reporter.paint(step)
 
     if average is not None:
         average.copy_to_parameters()
-    if accelerator.is_main_process:
+    if session.is_main:
         pair = trained_pair(pair_model, config=config, dataset=dataset, family=family)
         save_pair(pair, run.pair)
     accelerator.wait_for_everyone()
-    return TrainingResult(pair=run.pair, metrics=run.read_metrics()[-1])
-
-
-@contextlib.contextmanager
-def _held(run: RunDirectory, accelerator: Accelerator) -> Iterator[None]:
-    """Keep the run's folder, by the main process for all of them."""
-    with run.hold() if accelerator.is_main_process else contextlib.nullcontext():
-        accelerator.wait_for_everyone()
-        yield
-
-
-def _tell(run: RunDirectory, accelerator: Accelerator, **status: object) -> None:
-    if accelerator.is_main_process:
-        run.update_status(**status)
-
-
-def _check_run(settings: RunSettings) -> None:
-    if (settings.output / "pair" / "pair.json").exists():
-        raise UserError(
-            f"The folder {settings.output} holds a finished run. Set run.output to a new folder."
-        )
-    if settings.mixed_precision == "fp16" and PartialState().device.type == "cpu":
-        raise UserError("fp16 training needs a GPU. Set run.mixed_precision to bf16 or no.")
 
 
 def _load_base(name: str) -> DiffusionPipeline:
@@ -297,6 +318,14 @@ def _load_base(name: str) -> DiffusionPipeline:
         raise UserError(f"{name} is a trained pair. Set model.base to the model it was made from.")
     family_of(loaded.pipeline)
     return loaded.pipeline
+
+
+def _without_text_encoders(pipeline: DiffusionPipeline) -> DiffusionPipeline:
+    """Drop what has done its work: text encoders may be larger than the denoiser."""
+    for name in pipeline.components:
+        if name.startswith("text_encoder"):
+            setattr(pipeline, name, None)
+    return pipeline
 
 
 def _require_finite(value: float, *, name: str, step: int) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
 
 from chats.errors import UserError
@@ -20,6 +21,7 @@ from training.loop.checkpoints import (
     save_checkpoint,
 )
 from training.loop.optimizers import MovingAverage
+from training.loop.sharding import gathered, own_part, shared_out
 from training.run import RunDirectory
 
 
@@ -42,15 +44,21 @@ class TrainingState:
     num_pairs: int
 
     def save(self, run: RunDirectory, *, step: int, keep_last: int) -> None:
-        """Save a checkpoint of what stands after a step.
+        """Save a checkpoint of what stands after a step; every process must call it.
+
+        The main process writes whole tensors, whatever the engine.
 
         Raises:
             UserError: The disk refuses it; earlier checkpoints stay.
         """
+        is_writer = PartialState().is_main_process
         optimizer, settings = optimizer_tensors(self.optimizer)
         tensors = {"model": self._weights(), "optimizer": optimizer}
         if self.average is not None:
             tensors["average"] = dict(zip(self._weights(), self.average.values, strict=True))
+        tensors = {group: gathered(each, keep=is_writer) for group, each in tensors.items()}
+        if not is_writer:
+            return
         scaler = None if self.scaler is None else self.scaler.state_dict()
         state = {"optimizer": settings, "num_pairs": self.num_pairs, "scaler": scaler}
         save_checkpoint(
@@ -122,7 +130,7 @@ def _copy(saved: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> None:
         )
     with torch.no_grad():
         for name, place in places.items():
-            place.copy_(saved[name])
+            own_part(place).copy_(own_part(shared_out(saved[name], place)))
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

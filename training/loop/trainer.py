@@ -30,11 +30,14 @@ from training.config import ObjectiveSettings, OptimizerSettings, RunSettings, T
 from training.data.draws import PairBatch, draw_batch
 from training.data.encoded_pairs import EncodedPairs, encode_preferences
 from training.loop.checkpoints import StopRequested
+from training.loop.compiling import compile_blocks
+from training.loop.engine import make_accelerator, prepare
 from training.loop.metrics import MetricsWindow
 from training.loop.noise import NoiseSchedule
 from training.loop.optimizers import MovingAverage, learning_rate, make_optimizer
 from training.loop.pair_model import PairModel
 from training.loop.saving import trained_pair
+from training.loop.sharding import whole
 from training.loop.state import TrainingState, check_same_training
 from training.preferences import read_preferences
 from training.run import RunDirectory
@@ -96,10 +99,7 @@ def train_on(
         TrainingInterruptedError: It was asked to stop, and saved a checkpoint.
     """
     _check_run(config.run)
-    accelerator = Accelerator(
-        mixed_precision=config.run.mixed_precision,
-        gradient_accumulation_steps=config.optimizer.gradient_accumulation,
-    )
+    accelerator = make_accelerator(config)
     run = RunDirectory(config.run.output)
     with _held(run, accelerator), StopRequested() as stop:
         try:
@@ -143,8 +143,10 @@ def _train(
     )
     if settings.gradient_checkpointing:
         pair_model.enable_gradient_checkpointing()
-    model, optimizer = accelerator.prepare(
-        pair_model, make_optimizer(pair_model.trained_parameters(), settings)
+    if settings.compile:
+        compile_blocks(pair_model, device=accelerator.device)
+    model, optimizer = prepare(
+        accelerator, pair_model, make_optimizer(pair_model.trained_parameters(), settings)
     )
     pair_model = accelerator.unwrap_model(model)
     average = None
@@ -198,7 +200,8 @@ def _train(
                 _require_finite(seen.loss.mean().item(), name="loss", step=step)
                 accelerator.backward(terms.loss.mean())
             window.add_forward(seen)
-        grad_norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm).item()
+        norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+        grad_norm = whole(norm).item()
         # With fp16 the scaler meets infinite gradients itself: it skips the step and scales less.
         if accelerator.scaler is None:
             _require_finite(grad_norm, name="gradient's norm", step=step)
@@ -217,9 +220,8 @@ def _train(
             window = MetricsWindow()
         # After the last step the pair is written instead.
         if (step % config.run.save_every == 0 or is_stopping) and not is_last:
-            if accelerator.is_main_process:
-                state.save(run, step=step, keep_last=config.run.keep_last)
-                run.update_status(step=step)
+            state.save(run, step=step, keep_last=config.run.keep_last)
+            _tell(run, accelerator, step=step)
             accelerator.wait_for_everyone()
         if is_stopping and not is_last:
             raise TrainingInterruptedError(
@@ -229,8 +231,8 @@ def _train(
 
     if average is not None:
         average.copy_to_parameters()
+    pair = trained_pair(pair_model, config=config, dataset=dataset, family=family)
     if accelerator.is_main_process:
-        pair = trained_pair(pair_model, config=config, dataset=dataset, family=family)
         save_pair(pair, run.pair)
     accelerator.wait_for_everyone()
     return TrainingResult(pair=run.pair, metrics=run.read_metrics()[-1])

@@ -140,8 +140,9 @@ def test_a_run_goes_on_with_another_engine(folder, kind):
     whole, crossed = folder / f"{kind}-whole", folder / f"{kind}-crossed"
     for expected, found in zip(losses_of(whole), losses_of(crossed), strict=True):
         assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
-    for name, value in weights_of(whole).items():
-        torch.testing.assert_close(weights_of(crossed)[name], value, rtol=1e-3, atol=2e-5)
+    expected, found = weights_of(whole), weights_of(crossed)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=2e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,6 +1,7 @@
 """The engine of accelerate that a process was started with: what it may do, and what it needs."""
 
 import functools
+import os
 from collections.abc import Callable
 
 import torch
@@ -91,6 +92,8 @@ def num_gathered(pair_model: PairModel) -> int:
 def _sharding_plugin() -> FullyShardedDataParallelPlugin | None:
     if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
         return None
+    if os.environ.get("FSDP_VERSION") != "2":
+        raise UserError("FSDP of version 1 is not supported. Set fsdp_version: 2 in fsdp_config.")
     # Weights are gathered in 32 bits and autocast does the rest, as with every other engine:
     # FSDP's own number formats would round the timesteps of flow models to 8 bits.
     return FullyShardedDataParallelPlugin(mixed_precision_policy=MixedPrecisionPolicy())
@@ -103,8 +106,6 @@ def _check_engine(accelerator: Accelerator, config: TrainingConfig) -> None:
     if state.distributed_type != DistributedType.FSDP:
         return
     plugin = state.fsdp_plugin
-    if plugin.fsdp_version != 2:
-        raise UserError("FSDP of version 1 is not supported. Set fsdp_version: 2 in fsdp_config.")
     if isinstance(plugin.cpu_offload, CPUOffloadPolicy):
         raise UserError("Weights on the CPU are not supported. Set fsdp_offload_params to false.")
     if plugin.activation_checkpointing:

@@ -101,7 +101,7 @@ def _train(config, dataset, pipeline, *, kill_at: int) -> None:
             shard_on_the_cpu()
         trainer.PairModel = KeptPairModel
         trainer.draw_batch = _killing(trainer.draw_batch, at=kill_at)
-        trainer.train_on(config, dataset, pipeline)
+        trainer.train_on(config, dataset, pipeline, held_out=dataset)
         digest = hashlib.sha256()
         for parameter in KeptPairModel.made[0].trained_parameters():
             digest.update(whole(parameter.detach()).numpy().tobytes())

@@ -1,6 +1,7 @@
 """The engine of accelerate that a process was started with: what it may do, and what it needs."""
 
 import functools
+import logging
 import os
 from collections.abc import Callable
 
@@ -14,12 +15,14 @@ from accelerate.utils import (
     parse_flag_from_env,
 )
 from torch import Tensor, nn
-from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy
 
 from chats.errors import UserError
 from chats.objective import Prediction
 from training.config import TrainingConfig
 from training.loop.pair_model import PairModel
+
+logger = logging.getLogger(__name__)
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
@@ -39,6 +42,8 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
             # Gradients that wait for the last forward would be whole in every process.
             sync_each_batch=plugin is not None,
         ),
+        log_with=list(config.run.trackers) or None,
+        project_dir=config.run.output,
     )
     _check_engine(accelerator, config)
     return accelerator
@@ -68,7 +73,15 @@ def prepare(
     if accelerator.device.type == "cpu":
         model.set_force_sum_reduction_for_comms(True)  # gloo can add, but not average
     model.forward = _in_number_format(model.forward, accelerator)
+    model.register_forward_hook(_let_go)
     return model, optimizer
+
+
+def can_paint(accelerator: Accelerator) -> bool:
+    """Say whether a denoiser can be called by itself, as pictures on the way need it."""
+    if accelerator.is_fsdp2:
+        logger.warning("No sample pictures: the models are shared out. The pair can be sampled.")
+    return not accelerator.is_fsdp2
 
 
 def num_gathered(pair_model: PairModel) -> int:
@@ -120,6 +133,8 @@ def _check_engine(accelerator: Accelerator, config: TrainingConfig) -> None:
         )
     if config.optimizer.compile:
         raise UserError("Compiled blocks can't be shared out. Set optimizer.compile to false.")
+    if config.samples.every:
+        raise UserError("Shared out models can't make sample pictures. Set samples.every to 0.")
     if config.run.mixed_precision == "fp16":
         raise UserError(
             "fp16 is not supported with FSDP. Set run.mixed_precision to bf16, or to no."
@@ -134,6 +149,17 @@ def _block_classes(pair_model: PairModel) -> list[str]:
         for denoiser in pair_model.denoisers.values()
     )
     return sorted(found & {name for names in named for name in names})
+
+
+def _let_go(model: nn.Module, inputs: object, outputs: object) -> None:
+    """Share out again what a forward without a backward has left whole.
+
+    It would be of these weights still when the next step's forward finds it there.
+    """
+    if not torch.is_grad_enabled():
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
 
 def _in_number_format(forward: Callable, accelerator: Accelerator) -> Callable:

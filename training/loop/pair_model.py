@@ -19,7 +19,7 @@ from chats.denoising.families import Family
 from chats.errors import UserError
 from chats.objective import Condition, Half, Objective, Prediction, Role
 from training.config import ModelSettings
-from training.loop.sharding import gathered, is_shared_out
+from training.loop.sharding import is_shared_out, whole_tensors
 
 Latents = Mapping[Half, Tensor]
 Conditions = Mapping[Condition, Mapping[str, Tensor]]
@@ -146,7 +146,7 @@ class PairModel(nn.Module):
             adapter = adapter_parameters(self.denoisers["reference"], role)
             return {
                 name: each.to("cpu", copy=True).contiguous()
-                for name, each in gathered(adapter, keep=True).items()
+                for name, each in whole_tensors(adapter, keep=True).items()
             }
         denoiser = self.denoisers[role]
         if is_shared_out(denoiser):
@@ -200,7 +200,7 @@ def _freeze_adapters(denoiser: nn.Module, *, except_roles: Sequence[Role]) -> No
 
 
 def _whole_copy(denoiser: nn.Module) -> nn.Module:
-    weights = gathered(denoiser.state_dict(), keep=PartialState().is_main_process)
+    weights = whole_tensors(denoiser.state_dict(), keep=PartialState().is_main_process)
     with torch.device("meta"):
         twin = type(denoiser).from_config(denoiser.config)
     if weights:

@@ -109,14 +109,14 @@ def test_a_training_that_is_stopped_and_resumed_has_the_losses_of_an_uninterrupt
     tiny_pipeline("sd15", dtype=torch.float32).save_pretrained(tmp_path / "base")
     console = JobConsole(JobSettings(workspace=workspace))
     run_id = console.submit(config)
-    wait_for(lambda: console.metrics(run_id).rows != (), what="a first step", seconds=200)
+    wait_for(lambda: console.metrics(run_id).rows != (), what="a first step", seconds=400)
     console.stop(run_id)
-    stopped = wait_until(console, run_id, "interrupted", seconds=200)
+    stopped = wait_until(console, run_id, "interrupted", seconds=400)
     assert stopped.reason.startswith("Stopped as asked, after step")
     assert 0 < stopped.step < STEPS
     console.resume(run_id)
     train(config)
-    wait_until(console, run_id, "succeeded", seconds=200)
+    wait_until(console, run_id, "succeeded", seconds=400)
     assert losses(console.directory(run_id)) == losses(RunDirectory(config.run.output))
     assert "Training" in console.log(run_id, file="output").text
 

@@ -265,6 +265,14 @@ def test_a_run_that_a_person_starts_by_hand_comes_last(console, tmp_path):
     assert first.state() == "succeeded"
 
 
+def test_a_finished_run_stays_finished_though_it_is_started_by_hand(console):
+    run = console.directory(console.submit(make_config()))
+    run.update_status(state="succeeded")
+    with pytest.raises(UserError, match="is finished"), turn(run.path):
+        pytest.fail("it trained")
+    assert run.state() == "succeeded"
+
+
 def test_what_a_training_was_not_able_to_say_is_said_for_it(console):
     run = console.directory(console.submit(make_config()))
     with pytest.raises(ZeroDivisionError), turn(run.path):

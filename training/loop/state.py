@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from chats.errors import UserError
+from training.changes import flat_settings
 from training.config import TrainingConfig
 from training.loop.checkpoints import (
     newest_checkpoint,
@@ -108,7 +109,7 @@ def check_same_training(config: TrainingConfig, run: RunDirectory) -> None:
     """
     if not (run.path / "config.yaml").exists() or not run.has_progress():
         return
-    before, now = (_flat(each.model_dump(mode="json")) for each in (run.read_config(), config))
+    before, now = (flat_settings(each) for each in (run.read_config(), config))
     changed = [
         f"{name}: {before.get(name)} then, {now.get(name)} now"
         for name in sorted(before.keys() | now.keys())
@@ -140,13 +141,3 @@ def _copy(saved: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, place in places.items():
             place.copy_(saved[name])
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found = {}
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = value
-    return found

@@ -13,6 +13,7 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from chats.errors import UserError
+from training.changes import flat_settings
 from training.config import TrainingConfig
 from training.loop.checkpoints import (
     newest_checkpoint,
@@ -116,7 +117,7 @@ def check_same_training(config: TrainingConfig, run: RunDirectory) -> None:
     """
     if not (run.path / "config.yaml").exists() or not run.has_progress():
         return
-    before, now = (_flat(each.model_dump(mode="json")) for each in (run.read_config(), config))
+    before, now = (flat_settings(each) for each in (run.read_config(), config))
     changed = [
         f"{name}: {before.get(name)} then, {now.get(name)} now"
         for name in sorted(before.keys() | now.keys())
@@ -148,13 +149,3 @@ def _copy(saved: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, place in places.items():
             own_part(place).copy_(own_part(shared_out(saved[name], place)))
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found = {}
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = value
-    return found

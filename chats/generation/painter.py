@@ -16,6 +16,7 @@ import chats
 from chats.config import GenerationConfig, Row
 from chats.errors import UserError
 from chats.generation.events import StepEvent
+from chats.generation.noise import starting_noise
 from chats.generation.previews import preview_images
 from chats.models.manager import Lease, ModelManager, free_memory
 
@@ -114,6 +115,7 @@ class Painter:
         """Call the stock pipeline once for all `rows`."""
         config, pipeline = self._config, self._lease.pipeline
         generators = [torch.Generator("cpu").manual_seed(row.seed) for row in rows]
+        noise = starting_noise(pipeline, generators, width=config.width, height=config.height)
         guided = chats.guidance(
             pipeline,
             self._lease.pair,
@@ -130,24 +132,11 @@ class Painter:
                 width=config.width,
                 height=config.height,
                 generator=generators,
-                latents=self._noise(generators),
+                latents=noise.to(self._manager.device, self._manager.dtype),
                 **_call_options(pipeline, on_step=self._on_step),
             ).images
         self.num_predictions += cost.num_rows
         return images
-
-    def _noise(self, generators: Sequence[torch.Generator]) -> torch.Tensor:
-        """Draw in float32 on the CPU, so that a seed means the same noise everywhere."""
-        pipeline, config = self._lease.pipeline, self._config
-        factor = pipeline.vae_scale_factor
-        shape = (
-            1,
-            pipeline.vae.config.latent_channels,
-            config.height // factor,
-            config.width // factor,
-        )
-        noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
-        return noise.to(self._manager.device, self._manager.dtype)
 
     def _on_step(self, index: int, latents: torch.Tensor) -> None:
         """Tell of step `index` (from 0) of the part that is being painted."""
@@ -180,7 +169,8 @@ class Painter:
         every = self._config.preview_every
         if every == 0 or step % every or step == num_steps:
             return ()
-        current = preview_images(self._lease.pipeline, latents)
+        width, height = self._config.width, self._config.height
+        current = preview_images(self._lease.pipeline, latents, width=width, height=height)
         return (*self.images, *current) if current else ()
 
     def _announce_end(self) -> None:

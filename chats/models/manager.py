@@ -12,7 +12,8 @@ import torch
 from diffusers import DiffusionPipeline
 
 from chats.config import SchedulerName
-from chats.denoising.families import Family, default_size_px, family_of
+from chats.denoising.families import default_size_px, family_of, size_factor_px
+from chats.denoising.family import Family
 from chats.denoising.schedulers import build_scheduler
 from chats.models.leases import LeaseCache
 from chats.models.loading import (
@@ -22,7 +23,6 @@ from chats.models.loading import (
     load_model,
     model_bytes,
     resolve_model,
-    size_factor_px,
 )
 from chats.pairs import hub
 from chats.pairs.pair import Pair, load_pair, locate_pair

@@ -1,0 +1,29 @@
+"""How each newer family's pipeline encodes a text and calls its denoiser, written out by hand.
+
+An encoded text is `c`, with `pooled` and `mask` where the family has them.
+"""
+
+import torch
+
+from tests.tiny_parts import T5_LENGTH
+
+
+def encode_flux(pipe, text: str, negative: bool) -> dict:
+    c, pooled, _ = pipe.encode_prompt(text, max_sequence_length=T5_LENGTH)
+    return {"c": c, "pooled": pooled}
+
+
+def predict_flux(pipe, model, z, t, given: dict) -> torch.Tensor:
+    return model(
+        hidden_states=z,
+        timestep=t.expand(1).to(z.dtype) / 1000,
+        guidance=torch.ones(1),
+        pooled_projections=given["pooled"],
+        encoder_hidden_states=given["c"],
+        txt_ids=torch.zeros(T5_LENGTH, 3),
+        img_ids=pipe._prepare_latent_image_ids(1, 4, 4, "cpu", z.dtype),
+    ).sample
+
+
+ENCODE = {"flux": encode_flux}
+PREDICT = {"flux": predict_flux}

@@ -20,10 +20,17 @@ from tests.families_by_hand import ENCODE, PREDICT
 from tests.steps import models_by_hand, record_steps, relative_error, seeds
 from tests.tiny import tiny_call, tiny_pair, tiny_pipeline
 
+# diffusers' Chroma uses a name that diffusers itself deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:FutureWarning")
+
 PROMPTS = ["ab", "cd ef gh"]
 S, ALPHA = 4.0, 0.5
 FAMILIES = ("flux",)
-TOLERANCE = dict.fromkeys(FAMILIES, 1e-10)
+TOLERANCE = {
+    # Sana and Z-Image step in float32, whatever their weights are.
+    family: 1e-5 if family in ("sana", "z-image") else 1e-10
+    for family in FAMILIES
+}
 
 
 def proxy(prompt: dict, null: dict) -> dict:
@@ -74,27 +81,34 @@ def test_cfg_and_a_negative_prompt_are_diffusers_own(family):
     negatives = ["", "blur of it"]
     call = tiny_call(family)
     stock = pipe(
-        list(PROMPTS), negative_prompt=negatives, generator=seeds(2), **OWN_CFG[family], **call
+        list(PROMPTS),
+        negative_prompt=list(negatives),  # Z-Image writes its template into a caller's list
+        generator=seeds(2),
+        **OWN_CFG[family],
+        **call,
     ).images
     with chats.guidance(pipe, method="cfg", scale=S, negative_prompt=negatives):
         ours = pipe(list(PROMPTS), generator=seeds(2), **call).images
     assert relative_error(ours, stock) < TOLERANCE[family]
 
 
-@pytest.mark.parametrize("family", [each for each in FAMILIES if each != "flux"])
-def test_what_stands_behind_the_end_of_a_text_does_not_count(family):
-    """Flux alone has no masks: it was trained to see the padding."""
+@pytest.mark.parametrize("method", ["chats", "cfg"])
+@pytest.mark.parametrize("family", [each for each in FAMILIES if each not in ("flux", "chroma")])
+def test_what_stands_behind_the_end_of_a_text_does_not_count(family, method):
+    """Flux has no masks, Chroma weakens padding only. CHATS: of c; c̃ holds ∅ up to the end of c."""
     pipe = tiny_pipeline(family)
     pair, where = tiny_pair(pipe, "lora"), {"value": None}
 
     def spoil(module, args, kwargs, output):
-        for states in (output[0], *(output.get("hidden_states") or ())):
-            states[kwargs["attention_mask"] == where["value"]] += 3
+        mask = kwargs["attention_mask"]
+        if method == "cfg" or len(mask) == len(PROMPTS):
+            for states in (output[0], *(output.get("hidden_states") or ())):
+                states[mask == where["value"]] += 3
 
     pipe.text_encoder.register_forward_hook(spoil, with_kwargs=True)
     pictures = {}
     for where["value"] in (None, 0, 1):
-        with chats.guidance(pipe, pair):
+        with chats.guidance(pipe, pair, method=method):
             made = pipe(list(PROMPTS), generator=seeds(2), **tiny_call(family))
         pictures[where["value"]] = made.images
     assert relative_error(pictures[0], pictures[None]) < TOLERANCE[family]
@@ -143,7 +157,8 @@ def test_a_saved_pair_paints_the_same_picture(tmp_path, family, kind):
     for each in (pair, load_pair(tmp_path)):
         with chats.guidance(pipe, each):
             pictures.append(pipe("ab", generator=seeds(1), **tiny_call(family)).images)
-    assert torch.equal(*pictures)
+    # What was read from a file may lie otherwise in memory, which can change the last bit.
+    assert relative_error(*pictures) < TOLERANCE[family]
 
 
 def test_the_embedded_guidance_is_1_unless_another_is_asked_for():

@@ -7,13 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from chats.denoising.families import (
-    FAMILIES,
-    denoiser_of,
-    family_named,
-    family_of,
-    latent_channels,
-)
+from chats.denoising.families import FAMILIES, denoiser_of, family_named, family_of
+from chats.denoising.sizes import latent_channels
 from chats.errors import UserError
 from chats.objective import OBJECTIVES
 from tests.tiny import SIZE_PX, TRAINED, tiny_pipeline

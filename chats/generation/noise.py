@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
-from chats.denoising.families import denoiser_of, family_of, latent_channels
+from chats.denoising.families import denoiser_of, family_of
 from chats.denoising.packing import pack
+from chats.denoising.sizes import latent_channels
 
 
 def starting_noise(

@@ -44,7 +44,7 @@ def preview_images(
 
 
 def _decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    if "latents_mean" not in vae.config:
+    if vae.config.get("latents_mean") is None:
         scaled = latents / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0)
         return vae.decode(scaled.to(vae.dtype), return_dict=False)[0]
     # Qwen-Image's autoencoder is one for videos: a picture is their first frame.

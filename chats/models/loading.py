@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 
-from chats.denoising.families import FAMILIES, default_size_px
+from chats.denoising.families import FAMILIES
+from chats.denoising.sizes import default_size_px
 from chats.errors import UserError
 from chats.pairs import hub, released
 from chats.pairs.pair import Pair, load_pair

@@ -12,9 +12,10 @@ import torch
 from diffusers import DiffusionPipeline
 
 from chats.config import SchedulerName
-from chats.denoising.families import default_size_px, family_of, size_factor_px
+from chats.denoising.families import family_of
 from chats.denoising.family import Family
 from chats.denoising.schedulers import build_scheduler
+from chats.denoising.sizes import default_size_px, size_factor_px
 from chats.models.leases import LeaseCache
 from chats.models.loading import (
     LoadedModel,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from chats.denoising.families import default_size_px, token_size_px
+from chats.denoising.sizes import default_size_px, token_size_px
 from chats.errors import UserError
 from training.config import DataSettings
 from training.data.buckets import bucket_sizes

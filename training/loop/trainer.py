@@ -12,7 +12,8 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from chats.denoising.families import denoiser_of, family_of, num_tokens, require_trainable
+from chats.denoising.families import denoiser_of, family_of, require_trainable
+from chats.denoising.sizes import num_tokens
 from chats.errors import UserError
 from chats.models.loading import load_model, resolve_model
 from chats.objective import (

@@ -14,13 +14,9 @@ import diffusers
 import torch
 from torch import nn
 
-from chats.denoising.families import (
-    FAMILIES,
-    default_side,
-    latent_channels,
-    require_trainable,
-)
+from chats.denoising.families import FAMILIES, require_trainable
 from chats.denoising.family import Family
+from chats.denoising.sizes import default_side, latent_channels
 from chats.errors import UserError
 from chats.objective import OBJECTIVES
 from chats.pairs.weight_files import read_json

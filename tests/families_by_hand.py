@@ -25,5 +25,17 @@ def predict_flux(pipe, model, z, t, given: dict) -> torch.Tensor:
     ).sample
 
 
-ENCODE = {"flux": encode_flux}
-PREDICT = {"flux": predict_flux}
+def encode_auraflow(pipe, text: str, negative: bool) -> dict:
+    c, *_ = pipe.encode_prompt(
+        text, do_classifier_free_guidance=False, max_sequence_length=T5_LENGTH
+    )
+    return {"c": c}
+
+
+def predict_auraflow(pipe, model, z, t, given: dict) -> torch.Tensor:
+    time = torch.tensor([t / 1000]).to(z.dtype)
+    return model(z, encoder_hidden_states=given["c"], timestep=time).sample
+
+
+ENCODE = {"flux": encode_flux, "auraflow": encode_auraflow}
+PREDICT = {"flux": predict_flux, "auraflow": predict_auraflow}

@@ -71,6 +71,12 @@ def test_a_model_of_no_family_is_refused(tmp_path):
         footprint(make_config(), tmp_path)
 
 
+def test_a_family_that_is_only_sampled_is_refused_with_those_that_train(tmp_path):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "AuraFlowPipeline"}')
+    with pytest.raises(UserError, match=r"'auraflow' can be sampled.*sd15, .*flux"):
+        footprint(make_config(), tmp_path)
+
+
 def test_a_configuration_that_builds_nothing_is_refused(sd15_folder):
     path = sd15_folder / "unet" / "config.json"
     path.write_text(path.read_text().replace('"DownBlock2D"', '"NoBlock2D"'))

@@ -4,6 +4,8 @@ Their text goes through a tokenizer of single letters, whatever their own is.
 """
 
 from diffusers import (
+    AuraFlowPipeline,
+    AuraFlowTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
@@ -17,6 +19,7 @@ HEADS = {"attention_head_dim": 16, "num_attention_heads": 2}
 SIZE = {"height": SIZE_PX, "width": SIZE_PX}
 NEWER_CALLS = {
     "flux": {**SIZE, "max_sequence_length": T5_LENGTH},
+    "auraflow": {**SIZE, "max_sequence_length": T5_LENGTH},
 }
 """Arguments that keep a call of the tiny pipeline short."""
 
@@ -44,4 +47,24 @@ def _flux(seed: int) -> FluxPipeline:
     )
 
 
-NEWER = {"flux": _flux}
+def _auraflow(seed: int) -> AuraFlowPipeline:
+    transformer = AuraFlowTransformer2DModel(
+        sample_size=8,
+        in_channels=4,
+        num_mmdit_layers=1,
+        num_single_dit_layers=1,
+        **HEADS,
+        joint_attention_dim=32,
+        caption_projection_dim=32,
+        pos_embed_max_size=64,
+    )
+    return AuraFlowPipeline(
+        transformer=big(transformer, seed=seed),
+        vae=vae(seed),
+        text_encoder=t5(seed, width=32),
+        tokenizer=t5_tokenizer(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.73),
+    )
+
+
+NEWER = {"flux": _flux, "auraflow": _auraflow}

@@ -78,6 +78,16 @@ FAMILIES: tuple[Family, ...] = (
         num_steps=28,
         trains=True,
     ),
+    Family(
+        name="auraflow",
+        pipelines=("AuraFlowPipeline",),
+        denoiser="transformer",
+        denoiser_class="AuraFlowTransformer2DModel",
+        conditions={"encoder_hidden_states": 0},
+        timestep=("timestep", in_unit),
+        default_side=128,
+        lora_targets=JOINT_ATTENTION,
+    ),
 )
 
 

@@ -37,5 +37,25 @@ def predict_auraflow(pipe, model, z, t, given: dict) -> torch.Tensor:
     return model(z, encoder_hidden_states=given["c"], timestep=time).sample
 
 
-ENCODE = {"flux": encode_flux, "auraflow": encode_auraflow}
-PREDICT = {"flux": predict_flux, "auraflow": predict_auraflow}
+def encode_sana(pipe, text: str, negative: bool) -> dict:
+    instruction = None if negative else ["do"]
+    c, mask, *_ = pipe.encode_prompt(
+        text,
+        do_classifier_free_guidance=False,
+        max_sequence_length=T5_LENGTH,
+        complex_human_instruction=instruction,
+    )
+    return {"c": c, "mask": mask}
+
+
+def predict_sana(pipe, model, z, t, given: dict) -> torch.Tensor:
+    return model(
+        z.to(model.dtype),
+        encoder_hidden_states=given["c"],
+        encoder_attention_mask=given["mask"],
+        timestep=t.expand(1) * 0.5,
+    ).sample.float()
+
+
+ENCODE = {"flux": encode_flux, "auraflow": encode_auraflow, "sana": encode_sana}
+PREDICT = {"flux": predict_flux, "auraflow": predict_auraflow, "sana": predict_sana}

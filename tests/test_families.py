@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:Fut
 
 PROMPTS = ["ab", "cd ef gh"]
 S, ALPHA = 4.0, 0.5
-FAMILIES = ("flux", "auraflow")
+FAMILIES = ("flux", "auraflow", "sana")
 TOLERANCE = {
     # Sana and Z-Image step in float32, whatever their weights are.
     family: 1e-5 if family in ("sana", "z-image") else 1e-10
@@ -73,6 +73,7 @@ def test_equation_17_written_by_hand_reaches_the_scheduler(family, kind, null_pr
 OWN_CFG = {
     "flux": {"true_cfg_scale": 1 + S, "guidance_scale": 1.0},
     "auraflow": {"guidance_scale": 1 + S},
+    "sana": {"guidance_scale": 1 + S},
 }
 
 

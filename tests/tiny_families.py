@@ -6,13 +6,27 @@ Their text goes through a tokenizer of single letters, whatever their own is.
 from diffusers import (
     AuraFlowPipeline,
     AuraFlowTransformer2DModel,
+    AutoencoderDC,
+    DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
 )
 from transformers import CLIPTextModel
 
-from tests.tiny_parts import SIZE_PX, T5_LENGTH, big, clip, clip_tokenizer, t5, t5_tokenizer, vae
+from tests.tiny_parts import (
+    SIZE_PX,
+    T5_LENGTH,
+    big,
+    clip,
+    clip_tokenizer,
+    gemma,
+    t5,
+    t5_tokenizer,
+    vae,
+)
 
 ROPE_AXES = (4, 6, 6)
 HEADS = {"attention_head_dim": 16, "num_attention_heads": 2}
@@ -20,6 +34,13 @@ SIZE = {"height": SIZE_PX, "width": SIZE_PX}
 NEWER_CALLS = {
     "flux": {**SIZE, "max_sequence_length": T5_LENGTH},
     "auraflow": {**SIZE, "max_sequence_length": T5_LENGTH},
+    "sana": {
+        "height": 32,
+        "width": 32,
+        "use_resolution_binning": False,
+        "max_sequence_length": T5_LENGTH,
+        "complex_human_instruction": ["do"],
+    },
 }
 """Arguments that keep a call of the tiny pipeline short."""
 
@@ -67,4 +88,42 @@ def _auraflow(seed: int) -> AuraFlowPipeline:
     )
 
 
-NEWER = {"flux": _flux, "auraflow": _auraflow}
+def _sana(seed: int) -> SanaPipeline:
+    transformer = SanaTransformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        num_layers=1,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=8,
+        cross_attention_dim=16,
+        caption_channels=32,
+        sample_size=16,
+        timestep_scale=0.5,
+    )
+    autoencoder = AutoencoderDC(
+        latent_channels=4,
+        attention_head_dim=4,
+        encoder_block_types="ResBlock",
+        decoder_block_types="ResBlock",
+        encoder_block_out_channels=(4, 4),
+        decoder_block_out_channels=(4, 4),
+        encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1),
+        encoder_qkv_multiscales=((), ()),
+        decoder_qkv_multiscales=((), ()),
+        scaling_factor=0.4,
+    )
+    return SanaPipeline(
+        transformer=big(transformer, seed=seed),
+        vae=big(autoencoder, seed=seed),
+        text_encoder=gemma(seed),
+        tokenizer=t5_tokenizer(),
+        scheduler=DPMSolverMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+        ),
+    )
+
+
+NEWER = {"flux": _flux, "auraflow": _auraflow, "sana": _sana}

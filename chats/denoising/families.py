@@ -6,7 +6,7 @@ the arguments that carry the text condition.
 
 from typing import Any
 
-from chats.denoising.family import JOINT_ATTENTION, Family, in_unit
+from chats.denoising.family import JOINT_ATTENTION, Family, in_own_scale, in_unit
 from chats.errors import UserError
 
 FAMILIES: tuple[Family, ...] = (
@@ -87,6 +87,17 @@ FAMILIES: tuple[Family, ...] = (
         timestep=("timestep", in_unit),
         default_side=128,
         lora_targets=JOINT_ATTENTION,
+    ),
+    Family(
+        name="sana",
+        pipelines=("SanaPipeline",),
+        denoiser="transformer",
+        denoiser_class="SanaTransformer2DModel",
+        conditions={"encoder_hidden_states": 0},
+        masks={"encoder_attention_mask": 1},
+        null_offset=2,
+        timestep=("timestep", in_own_scale),
+        num_steps=20,
     ),
 )
 

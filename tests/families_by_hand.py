@@ -57,5 +57,30 @@ def predict_sana(pipe, model, z, t, given: dict) -> torch.Tensor:
     ).sample.float()
 
 
-ENCODE = {"flux": encode_flux, "auraflow": encode_auraflow, "sana": encode_sana}
-PREDICT = {"flux": predict_flux, "auraflow": predict_auraflow, "sana": predict_sana}
+def encode_lumina2(pipe, text: str, negative: bool) -> dict:
+    text = text if negative else f"s <Prompt Start> {text}"
+    c, mask = pipe._get_gemma_prompt_embeds(text, max_sequence_length=32)
+    return {"c": c, "mask": mask}
+
+
+def predict_lumina2(pipe, model, z, t, given: dict) -> torch.Tensor:
+    return -model(
+        hidden_states=z,
+        timestep=(1 - t / 1000).expand(1),
+        encoder_hidden_states=given["c"],
+        encoder_attention_mask=given["mask"],
+    ).sample
+
+
+ENCODE = {
+    "flux": encode_flux,
+    "auraflow": encode_auraflow,
+    "sana": encode_sana,
+    "lumina2": encode_lumina2,
+}
+PREDICT = {
+    "flux": predict_flux,
+    "auraflow": predict_auraflow,
+    "sana": predict_sana,
+    "lumina2": predict_lumina2,
+}

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:Fut
 
 PROMPTS = ["ab", "cd ef gh"]
 S, ALPHA = 4.0, 0.5
-FAMILIES = ("flux", "auraflow", "sana")
+FAMILIES = ("flux", "auraflow", "sana", "lumina2")
 TOLERANCE = {
     # Sana and Z-Image step in float32, whatever their weights are.
     family: 1e-5 if family in ("sana", "z-image") else 1e-10
@@ -74,6 +74,7 @@ OWN_CFG = {
     "flux": {"true_cfg_scale": 1 + S, "guidance_scale": 1.0},
     "auraflow": {"guidance_scale": 1 + S},
     "sana": {"guidance_scale": 1 + S},
+    "lumina2": {"guidance_scale": 1 + S, "cfg_normalization": False},
 }
 
 

@@ -11,6 +11,8 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    Lumina2Pipeline,
+    Lumina2Transformer2DModel,
     SanaPipeline,
     SanaTransformer2DModel,
 )
@@ -40,6 +42,12 @@ NEWER_CALLS = {
         "use_resolution_binning": False,
         "max_sequence_length": T5_LENGTH,
         "complex_human_instruction": ["do"],
+    },
+    "lumina2": {
+        "height": 64,  # its factor of 8 is fixed
+        "width": 64,
+        "max_sequence_length": 32,
+        "system_prompt": "s",
     },
 }
 """Arguments that keep a call of the tiny pipeline short."""
@@ -126,4 +134,27 @@ def _sana(seed: int) -> SanaPipeline:
     )
 
 
-NEWER = {"flux": _flux, "auraflow": _auraflow, "sana": _sana}
+def _lumina2(seed: int) -> Lumina2Pipeline:
+    transformer = Lumina2Transformer2DModel(
+        sample_size=8,
+        in_channels=4,
+        hidden_size=32,
+        num_layers=1,
+        num_refiner_layers=1,
+        num_attention_heads=2,
+        num_kv_heads=1,
+        multiple_of=16,
+        axes_dim_rope=ROPE_AXES,
+        axes_lens=(64, 16, 16),
+        cap_feat_dim=32,
+    )
+    return Lumina2Pipeline(
+        transformer=big(transformer, seed=seed),
+        vae=vae(seed, num_blocks=4),
+        text_encoder=gemma(seed),
+        tokenizer=t5_tokenizer(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
+    )
+
+
+NEWER = {"flux": _flux, "auraflow": _auraflow, "sana": _sana, "lumina2": _lumina2}

@@ -6,7 +6,13 @@ the arguments that carry the text condition.
 
 from typing import Any
 
-from chats.denoising.family import JOINT_ATTENTION, Family, in_own_scale, in_unit
+from chats.denoising.family import (
+    JOINT_ATTENTION,
+    Family,
+    in_own_scale,
+    in_unit,
+    reversed_in_unit,
+)
 from chats.errors import UserError
 
 FAMILIES: tuple[Family, ...] = (
@@ -98,6 +104,17 @@ FAMILIES: tuple[Family, ...] = (
         null_offset=2,
         timestep=("timestep", in_own_scale),
         num_steps=20,
+    ),
+    Family(
+        name="lumina2",
+        pipelines=("Lumina2Pipeline",),
+        denoiser="transformer",
+        denoiser_class="Lumina2Transformer2DModel",
+        conditions={"encoder_hidden_states": 0},
+        masks={"encoder_attention_mask": 1},
+        null_offset=2,
+        timestep=("timestep", reversed_in_unit),
+        num_steps=30,
     ),
 )
 

@@ -72,15 +72,33 @@ def predict_lumina2(pipe, model, z, t, given: dict) -> torch.Tensor:
     ).sample
 
 
+def encode_chroma(pipe, text: str, negative: bool) -> dict:
+    c, mask = pipe._get_t5_prompt_embeds(text, max_sequence_length=T5_LENGTH)
+    return {"c": c, "mask": mask}
+
+
+def predict_chroma(pipe, model, z, t, given: dict) -> torch.Tensor:
+    return model(
+        hidden_states=z,
+        timestep=t.expand(1).to(z.dtype) / 1000,
+        encoder_hidden_states=given["c"],
+        txt_ids=torch.zeros(T5_LENGTH, 3),
+        img_ids=pipe._prepare_latent_image_ids(1, 4, 4, "cpu", z.dtype),
+        attention_mask=torch.cat([given["mask"], torch.ones(1, 16, dtype=torch.bool)], dim=1),
+    ).sample
+
+
 ENCODE = {
     "flux": encode_flux,
     "auraflow": encode_auraflow,
     "sana": encode_sana,
     "lumina2": encode_lumina2,
+    "chroma": encode_chroma,
 }
 PREDICT = {
     "flux": predict_flux,
     "auraflow": predict_auraflow,
     "sana": predict_sana,
     "lumina2": predict_lumina2,
+    "chroma": predict_chroma,
 }

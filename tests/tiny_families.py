@@ -7,6 +7,8 @@ from diffusers import (
     AuraFlowPipeline,
     AuraFlowTransformer2DModel,
     AutoencoderDC,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
@@ -49,6 +51,7 @@ NEWER_CALLS = {
         "max_sequence_length": 32,
         "system_prompt": "s",
     },
+    "chroma": {**SIZE, "max_sequence_length": T5_LENGTH},
 }
 """Arguments that keep a call of the tiny pipeline short."""
 
@@ -157,4 +160,30 @@ def _lumina2(seed: int) -> Lumina2Pipeline:
     )
 
 
-NEWER = {"flux": _flux, "auraflow": _auraflow, "sana": _sana, "lumina2": _lumina2}
+def _chroma(seed: int) -> ChromaPipeline:
+    transformer = ChromaTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        **HEADS,
+        joint_attention_dim=32,
+        axes_dims_rope=ROPE_AXES,
+        approximator_hidden_dim=32,
+        approximator_layers=1,
+    )
+    return ChromaPipeline(
+        transformer=big(transformer, seed=seed),
+        vae=vae(seed),
+        text_encoder=t5(seed, width=32),
+        tokenizer=t5_tokenizer(),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+    )
+
+
+NEWER = {
+    "flux": _flux,
+    "auraflow": _auraflow,
+    "sana": _sana,
+    "lumina2": _lumina2,
+    "chroma": _chroma,
+}

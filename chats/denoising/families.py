@@ -116,6 +116,21 @@ FAMILIES: tuple[Family, ...] = (
         timestep=("timestep", reversed_in_unit),
         num_steps=30,
     ),
+    Family(
+        name="chroma",
+        pipelines=("ChromaPipeline",),
+        denoiser="transformer",
+        denoiser_class="ChromaTransformer2DModel",
+        conditions={"encoder_hidden_states": 0},
+        masks={"attention_mask": 2},
+        timestep=("timestep", in_unit),
+        unbatched=frozenset({"txt_ids", "img_ids"}),
+        packed=True,
+        patch_size=2,
+        default_side=128,
+        lora_targets=JOINT_ATTENTION,
+        num_steps=35,
+    ),
 )
 
 

@@ -88,12 +88,28 @@ def predict_chroma(pipe, model, z, t, given: dict) -> torch.Tensor:
     ).sample
 
 
+def encode_qwen_image(pipe, text: str, negative: bool) -> dict:
+    c, mask = pipe._get_qwen_prompt_embeds(text)
+    return {"c": c, "mask": mask}
+
+
+def predict_qwen_image(pipe, model, z, t, given: dict) -> torch.Tensor:
+    return model(
+        hidden_states=z,
+        timestep=t.expand(1).to(z.dtype) / 1000,
+        encoder_hidden_states=given["c"],
+        encoder_hidden_states_mask=given["mask"],
+        img_shapes=[[(1, 4, 4)]],
+    ).sample
+
+
 ENCODE = {
     "flux": encode_flux,
     "auraflow": encode_auraflow,
     "sana": encode_sana,
     "lumina2": encode_lumina2,
     "chroma": encode_chroma,
+    "qwen-image": encode_qwen_image,
 }
 PREDICT = {
     "flux": predict_flux,
@@ -101,4 +117,5 @@ PREDICT = {
     "sana": predict_sana,
     "lumina2": predict_lumina2,
     "chroma": predict_chroma,
+    "qwen-image": predict_qwen_image,
 }

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:Fut
 
 PROMPTS = ["ab", "cd ef gh"]
 S, ALPHA = 4.0, 0.5
-FAMILIES = ("flux", "auraflow", "sana", "lumina2", "chroma")
+FAMILIES = ("flux", "auraflow", "sana", "lumina2", "chroma", "qwen-image")
 TOLERANCE = {
     # Sana and Z-Image step in float32, whatever their weights are.
     family: 1e-5 if family in ("sana", "z-image") else 1e-10

@@ -7,6 +7,7 @@ from diffusers import (
     AuraFlowPipeline,
     AuraFlowTransformer2DModel,
     AutoencoderDC,
+    AutoencoderKLQwenImage,
     ChromaPipeline,
     ChromaTransformer2DModel,
     DPMSolverMultistepScheduler,
@@ -15,10 +16,12 @@ from diffusers import (
     FluxTransformer2DModel,
     Lumina2Pipeline,
     Lumina2Transformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
     SanaPipeline,
     SanaTransformer2DModel,
 )
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from tests.tiny_parts import (
     SIZE_PX,
@@ -34,6 +37,15 @@ from tests.tiny_parts import (
 
 ROPE_AXES = (4, 6, 6)
 HEADS = {"attention_head_dim": 16, "num_attention_heads": 2}
+LANGUAGE = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
 SIZE = {"height": SIZE_PX, "width": SIZE_PX}
 NEWER_CALLS = {
     "flux": {**SIZE, "max_sequence_length": T5_LENGTH},
@@ -52,6 +64,7 @@ NEWER_CALLS = {
         "system_prompt": "s",
     },
     "chroma": {**SIZE, "max_sequence_length": T5_LENGTH},
+    "qwen-image": SIZE,
 }
 """Arguments that keep a call of the tiny pipeline short."""
 
@@ -180,10 +193,48 @@ def _chroma(seed: int) -> ChromaPipeline:
     )
 
 
+def _qwen_image(seed: int) -> QwenImagePipeline:
+    transformer = QwenImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
+        num_layers=1,
+        **HEADS,
+        joint_attention_dim=32,
+        axes_dims_rope=ROPE_AXES,
+    )
+    autoencoder = AutoencoderKLQwenImage(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False],
+        latents_mean=[0.1, -0.2, 0.3, 0.0],
+        latents_std=[1.0, 2.0, 0.5, 1.5],
+    )
+    config = Qwen2_5_VLConfig(
+        text_config={
+            **LANGUAGE,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]},
+        },
+        vision_config={"depth": 1, "hidden_size": 16, "num_heads": 2, "out_hidden_size": 32},
+    )
+    pipe = QwenImagePipeline(
+        transformer=big(transformer, seed=seed),
+        vae=big(autoencoder, seed=seed),
+        text_encoder=big(Qwen2_5_VLForConditionalGeneration(config), seed=seed),
+        tokenizer=t5_tokenizer(),
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+    )
+    pipe.prompt_template_encode = "draw {} now"
+    pipe.prompt_template_encode_start_idx = 6
+    return pipe
+
+
 NEWER = {
     "flux": _flux,
     "auraflow": _auraflow,
     "sana": _sana,
     "lumina2": _lumina2,
     "chroma": _chroma,
+    "qwen-image": _qwen_image,
 }

@@ -131,6 +131,21 @@ FAMILIES: tuple[Family, ...] = (
         lora_targets=JOINT_ATTENTION,
         num_steps=35,
     ),
+    Family(
+        name="qwen-image",
+        pipelines=("QwenImagePipeline",),
+        denoiser="transformer",
+        denoiser_class="QwenImageTransformer2DModel",
+        conditions={"encoder_hidden_states": 0},
+        masks={"encoder_hidden_states_mask": 1},
+        varying_length=True,
+        timestep=("timestep", in_unit),
+        per_sample=frozenset({"img_shapes"}),
+        packed=True,
+        default_side=128,
+        cfg_off={"true_cfg_scale": 1.0},
+        lora_targets=JOINT_ATTENTION,
+    ),
 )
 
 

@@ -103,6 +103,17 @@ def predict_qwen_image(pipe, model, z, t, given: dict) -> torch.Tensor:
     ).sample
 
 
+def encode_z_image(pipe, text: str, negative: bool) -> dict:
+    (c,) = pipe._encode_prompt(text, max_sequence_length=24)
+    return {"c": c[None]}
+
+
+def predict_z_image(pipe, model, z, t, given: dict) -> torch.Tensor:
+    latents, time = z[0, :, None].to(model.dtype), (1000 - t.expand(1)) / 1000
+    (made,) = model([latents], time, [given["c"][0]])[0]
+    return -made.float().squeeze(1)[None]
+
+
 ENCODE = {
     "flux": encode_flux,
     "auraflow": encode_auraflow,
@@ -110,6 +121,7 @@ ENCODE = {
     "lumina2": encode_lumina2,
     "chroma": encode_chroma,
     "qwen-image": encode_qwen_image,
+    "z-image": encode_z_image,
 }
 PREDICT = {
     "flux": predict_flux,
@@ -118,4 +130,5 @@ PREDICT = {
     "lumina2": predict_lumina2,
     "chroma": predict_chroma,
     "qwen-image": predict_qwen_image,
+    "z-image": predict_z_image,
 }

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`FluxPosEmbed` is deprecated:Fut
 
 PROMPTS = ["ab", "cd ef gh"]
 S, ALPHA = 4.0, 0.5
-FAMILIES = ("flux", "auraflow", "sana", "lumina2", "chroma", "qwen-image")
+FAMILIES = ("flux", "auraflow", "sana", "lumina2", "chroma", "qwen-image", "z-image")
 TOLERANCE = {
     # Sana and Z-Image step in float32, whatever their weights are.
     family: 1e-5 if family in ("sana", "z-image") else 1e-10
@@ -76,6 +76,7 @@ OWN_CFG = {
     "sana": {"guidance_scale": 1 + S},
     "lumina2": {"guidance_scale": 1 + S, "cfg_normalization": False},
     "chroma": {"guidance_scale": 1 + S},
+    "z-image": {"guidance_scale": S},
 }
 
 

@@ -20,8 +20,16 @@ from diffusers import (
     QwenImageTransformer2DModel,
     SanaPipeline,
     SanaTransformer2DModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
-from transformers import CLIPTextModel, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import (
+    CLIPTextModel,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3Config,
+    Qwen3Model,
+)
 
 from tests.tiny_parts import (
     SIZE_PX,
@@ -65,6 +73,7 @@ NEWER_CALLS = {
     },
     "chroma": {**SIZE, "max_sequence_length": T5_LENGTH},
     "qwen-image": SIZE,
+    "z-image": {**SIZE, "max_sequence_length": 24},
 }
 """Arguments that keep a call of the tiny pipeline short."""
 
@@ -230,6 +239,29 @@ def _qwen_image(seed: int) -> QwenImagePipeline:
     return pipe
 
 
+def _z_image(seed: int) -> ZImagePipeline:
+    transformer = ZImageTransformer2DModel(
+        in_channels=4,
+        dim=32,
+        n_layers=1,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=32,
+        axes_dims=list(ROPE_AXES),
+        axes_lens=[128, 16, 16],
+    )
+    tokenizer = t5_tokenizer()
+    tokenizer.chat_template = "{% for each in messages %}draw {{ each['content'] }}{% endfor %}"
+    return ZImagePipeline(
+        transformer=big(transformer, seed=seed),
+        vae=vae(seed),
+        text_encoder=big(Qwen3Model(Qwen3Config(**LANGUAGE)), seed=seed),
+        tokenizer=tokenizer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )
+
+
 NEWER = {
     "flux": _flux,
     "auraflow": _auraflow,
@@ -237,4 +269,5 @@ NEWER = {
     "lumina2": _lumina2,
     "chroma": _chroma,
     "qwen-image": _qwen_image,
+    "z-image": _z_image,
 }

@@ -146,6 +146,19 @@ FAMILIES: tuple[Family, ...] = (
         cfg_off={"true_cfg_scale": 1.0},
         lora_targets=JOINT_ATTENTION,
     ),
+    Family(
+        name="z-image",
+        pipelines=("ZImagePipeline",),
+        denoiser="transformer",
+        denoiser_class="ZImageTransformer2DModel",
+        conditions={"cap_feats": 0},
+        varying_length=True,
+        timestep=("t", reversed_in_unit),
+        per_sample=frozenset({"x", "cap_feats"}),
+        patch_size=2,
+        default_side=128,
+        cfg_off={"guidance_scale": 0.0},
+    ),
 )
 
 

@@ -7,6 +7,7 @@ import gradio as gr
 
 from ui.cards import render_model_status
 from ui.compare import build_compare
+from ui.data import build_data
 from ui.endpoints import add_endpoints
 from ui.html import plain_html
 from ui.services import Services
@@ -30,8 +31,11 @@ def build_ui(services: Services) -> gr.Blocks:
         with gr.Row(elem_classes="top"):
             plain_html(HEADER, elem_classes="masthead-box")
             pill = plain_html(render_model_status(services.status()), elem_id="chats-model")
-        with gr.Tabs(elem_id="chats-tabs"), gr.Tab("Compare", id="compare"):
-            build_compare(services, page=page)
+        with gr.Tabs(elem_id="chats-tabs"):
+            with gr.Tab("Compare", id="compare"):
+                build_compare(services, page=page)
+            with gr.Tab("Data", id="data") as tab:
+                build_data(services, tab=tab)
         plain_html(FOOTER)
         add_endpoints(services)
         _follow_model(services, page=page, pill=pill)

@@ -42,6 +42,14 @@ def test_a_pair_costs_its_trained_predictions_and_those_of_the_reference(
     assert found == expected
 
 
+@pytest.mark.parametrize(("kind", "expected"), [("full", 3 + 3), ("lora", 2 + 2)])
+def test_a_reference_whose_errors_are_kept_costs_nothing(kind, expected):
+    found = forward_equivalents(
+        OBJECTIVES["chats"], kind=kind, gradient_checkpointing=False, with_reference=False
+    )
+    assert found == expected
+
+
 @pytest.mark.parametrize("name", ["adamw", "adafactor"])
 def test_the_optimizers_memory_is_what_it_holds_after_a_step(name):
     parameters = [nn.Parameter(torch.ones(shape)) for shape in SHAPES]

@@ -112,16 +112,16 @@ class _StopAt:
     def __init__(self, step, monkeypatch):
         from training.loop import trainer
 
-        draw = trainer.draw_batch
+        terms_of = trainer.loss_terms
         self.calls = 0
 
         def counted(*args, **kwargs):
             self.calls += 1
             if self.calls == step:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return draw(*args, **kwargs)
+            return terms_of(*args, **kwargs)
 
-        monkeypatch.setattr(trainer, "draw_batch", counted)
+        monkeypatch.setattr(trainer, "loss_terms", counted)
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])

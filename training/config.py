@@ -91,19 +91,36 @@ class DataSettings(FrozenSettings):
     """Which part of a set that has several is read."""
 
     streaming: bool = False
-    """Fetch only the first max_pairs of a set on the Hub, for one that does not fit the disk."""
+    """A set on the Hub that does not fit the disk: fetch only the first max_pairs, or, without
+    max_pairs and with encode online, read it as a stream and keep nothing."""
+
+    shuffle_buffer: int = Field(512, ge=1, le=2**20)
+    """Rows of a stream that are held and shuffled at a time; twice as many lie in memory."""
+
+    encode: Literal["ahead", "online"] = "ahead"
+    """Encode pictures and prompts `ahead` of the first step, or `online`, batch by batch: nothing
+    is kept, the encoders stay on the device, and every epoch pays for them again."""
 
     cache: Path | None = None
-    """Folder that keeps encoded pictures and prompts for later trainings; none keeps nothing."""
+    """Folder that keeps what was encoded ahead for later trainings; none keeps nothing."""
 
     cache_dtype: Literal["float32", "float16"] = "float32"
     """Number format in the cache; float16 takes half the room and rounds."""
 
     @model_validator(mode="after")
     def _stream_ends(self) -> "DataSettings":
-        if self.streaming and self.max_pairs is None:
-            raise ValueError("streaming needs max_pairs, which says where the stream ends")
+        if self.streaming and self.max_pairs is None and self.encode == "ahead":
+            raise ValueError(
+                "streaming needs max_pairs, which says where the stream ends, or encode online"
+            )
+        if self.is_stream and self.buckets:
+            raise ValueError("buckets need max_pairs: a stream's shapes are not known beforehand")
         return self
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether rows are read one after the other, and none of them is kept."""
+        return self.streaming and self.max_pairs is None
 
 
 class ObjectiveSettings(FrozenSettings):
@@ -123,6 +140,10 @@ class ObjectiveSettings(FrozenSettings):
 
     prompt_drop: Probability = 0.0
     """Share of the samples whose prompt every other prediction does not see; the paper has 0."""
+
+    cache_reference: bool = False
+    """Compute the reference's errors of the whole run ahead and keep them in data.cache: the loop
+    then needs no reference, and later trainings that draw the same start at once."""
 
 
 class NoiseSettings(FrozenSettings):
@@ -301,6 +322,22 @@ class TrainingConfig(FrozenSettings):
     optimizer: OptimizerSettings = OptimizerSettings()
     validation: ValidationSettings = ValidationSettings()
     samples: SampleSettings = SampleSettings()
+
+    @model_validator(mode="after")
+    def _reference_errors_have_a_place(self) -> "TrainingConfig":
+        if self.objective.cache_reference and (
+            self.data.cache is None or self.data.encode == "online"
+        ):
+            raise ValueError("objective.cache_reference needs data.cache, and data.encode ahead")
+        return self
+
+    @model_validator(mode="after")
+    def _streams_are_not_held_out(self) -> "TrainingConfig":
+        if self.data.is_stream and self.validation.held_out:
+            raise ValueError(
+                "validation.held_out needs data.max_pairs: of a stream nothing can be held out"
+            )
+        return self
 
 
 def load_training_config(path: Path) -> TrainingConfig:

@@ -51,7 +51,9 @@ RUN_REMEDY = "then resume the run; or set run.output to another folder."
 
 _LOCK_WAIT_SECONDS = 1.0
 """Longer than anybody holds the lock only to see whether it is free."""
-_PARTIAL = ".partial"
+PARTIAL = ".partial"
+"""What the name of a file ends in while it is being written."""
+
 _DISK_IS_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -182,7 +184,7 @@ class RunDirectory:
                     f"(pid {status.pid if status else 'unknown'}): {self.path}. "
                     "Stop that training, or set run.output to another folder."
                 )
-            for partial in self.path.glob(f".*{_PARTIAL}"):
+            for partial in self.path.glob(f".*{PARTIAL}"):
                 partial.unlink(missing_ok=True)
             self._drop_damaged_status()
             yield
@@ -402,7 +404,7 @@ def write_atomically(path: Path, text: str, *, remedy: str = "", is_durable: boo
     Raises:
         UserError: It can't be written; the old one stays.
     """
-    partial = path.with_name(f".{path.name}-{secrets.token_hex(4)}{_PARTIAL}")
+    partial = path.with_name(f".{path.name}-{secrets.token_hex(4)}{PARTIAL}")
     with disk_errors_explained(path, remedy=remedy or RUN_REMEDY):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -444,7 +446,9 @@ def disk_errors_explained(path: Path, *, remedy: str = RUN_REMEDY) -> Iterator[N
             if error.errno in _DISK_IS_FULL
             else "Make that folder one that can be written to"
         )
-        raise UserError(f"Can't write {path}: {error.strerror}. {advice}, {remedy}") from error
+        raise UserError(
+            f"Can't write {path}: {error.strerror or error}. {advice}, {remedy}"
+        ) from error
 
 
 def read_if_there(path: Path) -> bytes | None:

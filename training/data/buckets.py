@@ -13,6 +13,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -68,12 +69,14 @@ def nearest_bucket(size: tuple[int, int], buckets: Sequence[tuple[int, int]]) ->
     return min(buckets, key=lambda bucket: abs(math.log(bucket[0] / bucket[1]) - aspect))
 
 
+@lru_cache(maxsize=2)
 def bucketed_order(
-    epoch: int, *, sizes: Sequence[int], batch_size: int, seed: int
+    epoch: int, *, sizes: tuple[int, ...], batch_size: int, seed: int
 ) -> tuple[BucketBatch, ...]:
     """Return the batches of an epoch, those of all buckets shuffled together.
 
-    After e epochs a bucket of n pairs has given ⌊e·n / batch_size⌋ batches.
+    After e epochs a bucket of n pairs has given ⌊e·n / batch_size⌋ batches. The last orders are
+    kept, because every batch of an epoch asks for it.
 
     Args:
         epoch: Counts from 0.
@@ -90,7 +93,9 @@ def bucketed_order(
     return tuple(batches[place] for place in order)
 
 
-def bucketed_batch(batch: int, *, sizes: Sequence[int], batch_size: int, seed: int) -> BucketBatch:
+def bucketed_batch(
+    batch: int, *, sizes: tuple[int, ...], batch_size: int, seed: int
+) -> BucketBatch:
     """Return the n-th batch of the endless stream of epochs; n counts from 0."""
 
     def num_before(epoch: int) -> int:

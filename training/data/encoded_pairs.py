@@ -8,11 +8,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from chats.denoising.sizes import default_size_px, token_size_px
-from chats.errors import UserError
 from training.config import DataSettings
-from training.data.buckets import bucket_sizes
-from training.data.encoding import Size, encode_conditions, encode_pictures, size_ids
+from training.data.encoding import (
+    Size,
+    encode_conditions,
+    encode_pictures,
+    picture_sizes,
+    size_ids,
+)
 from training.data.shards import StoredRows
 from training.preferences import PreferencePair, source_name
 
@@ -33,6 +36,7 @@ class EncodedPairs:
         shift_factor: See `scaling_factor`.
         null_prompt: What ∅ is.
         name: The dataset's name, for the records of what was trained on it.
+        size: Width and height of the pictures in pixels.
     """
 
     preferred: Tensor | StoredRows
@@ -43,6 +47,7 @@ class EncodedPairs:
     shift_factor: float
     null_prompt: Literal["empty", "zeros"]
     name: str
+    size: Size
 
     def __len__(self) -> int:
         return len(self.prompt_rows)
@@ -52,6 +57,25 @@ class EncodedPairs:
         """Shape `(C, H/f, W/f)` of one image's latents."""
         _, channels, height, width = self.preferred.shape
         return channels // 2, height, width
+
+    def prompts(self) -> set[int]:
+        """Return the rows of the prompts that come up."""
+        return set(self.prompt_rows.tolist())
+
+    def load(self, samples: Sequence[int]) -> "EncodedPairs":
+        """Return these pairs alone, in this order, in main memory."""
+        rows = self.prompt_rows[samples].tolist()
+        return replace(
+            self,
+            preferred=self.preferred[samples],
+            dispreferred=self.dispreferred[samples],
+            prompt_rows=torch.arange(1, len(rows) + 1),
+            conditions={name: value[[0, *rows]] for name, value in self.conditions.items()},
+        )
+
+    def encode(self) -> "EncodedPairs":
+        """Return itself, as what `load` gave is encoded already; see `OnlinePairs`."""
+        return self
 
 
 def encode_preferences(
@@ -78,7 +102,7 @@ def encode_preferences(
         UserError: Pictures that can't be read (with their rows), a size that the model can't
             have, fewer than two pairs that are left, or a cache that can't be written.
     """
-    sizes = _sizes(settings, pipeline)
+    sizes = picture_sizes(settings, pipeline)
     placed, latents = encode_pictures(
         pairs, pipeline.vae, settings, sizes=sizes, batch_size=batch_size
     )
@@ -95,6 +119,7 @@ def encode_preferences(
             shift_factor=pipeline.vae.config.shift_factor or 0.0,
             null_prompt=settings.null_prompt,
             name=source_name(settings.path),
+            size=size,
         )
         for size in sizes
         if (in_bucket := [each for each in placed if each.size == size])
@@ -128,16 +153,3 @@ def encode_pairs(
     )
     (encoded,) = encode_preferences(pairs, pipeline, settings, batch_size=batch_size)
     return replace(encoded, name=name)
-
-
-def _sizes(settings: DataSettings, pipeline: Any) -> tuple[Size, ...]:
-    factor = token_size_px(pipeline)
-    resolution = settings.resolution or default_size_px(pipeline)
-    if resolution % factor:
-        raise UserError(
-            f"data.resolution {resolution} must be divisible by {factor}, "
-            f"the side of one of this model's tokens or latents in pixels."
-        )
-    return (
-        bucket_sizes(resolution, factor=factor) if settings.buckets else ((resolution, resolution),)
-    )

@@ -11,9 +11,10 @@ from tqdm import tqdm
 
 from chats.denoising.calls import plain_encoding
 from chats.denoising.families import family_of
+from chats.denoising.sizes import default_size_px, token_size_px
 from chats.errors import UserError
 from training.config import DataSettings
-from training.data.buckets import nearest_bucket
+from training.data.buckets import bucket_sizes, nearest_bucket
 from training.data.cache import Store, module_hash, open_store, picture_key, prompt_key, text_hash
 from training.data.pictures import decode, fit, size_px
 from training.data.shards import StoredRows
@@ -48,12 +49,12 @@ def encode_pictures(
     bad_rows, placed = BadRows(), []
     waiting: dict[Size, dict[str, np.ndarray]] = {size: {} for size in sizes}
     with store.filling():
-        for pair in tqdm(pairs, desc="Encoding pictures", unit="pair", leave=False):
+        for pair in tqdm(pairs, desc="Encoding pictures", unit="pair", leave=False, disable=None):
             try:
                 place, contents = _place(pair, sizes=sizes, encoder=encoder)
                 queue = waiting[place.size]
                 missing = {
-                    key: _pixels(content, picture, place.size)
+                    key: decoded(content, name=picture.name, size=place.size)
                     for key, (content, picture) in contents.items()
                     if key not in store and key not in queue
                 }
@@ -91,7 +92,9 @@ def encode_conditions(
         missing = [
             prompt for prompt in keys if any(key not in store for key in keys[prompt].values())
         ]
-        for chunk in tqdm(list(_chunks(missing, batch_size)), desc="Encoding prompts", leave=False):
+        for chunk in tqdm(
+            list(_chunks(missing, batch_size)), desc="Encoding prompts", leave=False, disable=None
+        ):
             encoded = encode_prompts(chunk, pipeline, batch_size=batch_size)
             for row, prompt in enumerate(chunk):
                 for name in names:
@@ -106,6 +109,24 @@ def encode_conditions(
         )
         for name in names
     }
+
+
+def picture_sizes(settings: DataSettings, pipeline: Any) -> tuple[Size, ...]:
+    """Return the sizes that pictures may get: one square, or those of all buckets.
+
+    Raises:
+        UserError: The model can't have pictures of `settings.resolution`.
+    """
+    factor = token_size_px(pipeline)
+    resolution = settings.resolution or default_size_px(pipeline)
+    if resolution % factor:
+        raise UserError(
+            f"data.resolution {resolution} must be divisible by {factor}, "
+            f"the side of one of this model's tokens or latents in pixels."
+        )
+    return (
+        bucket_sizes(resolution, factor=factor) if settings.buckets else ((resolution, resolution),)
+    )
 
 
 def size_ids(size: Size, pipeline: Any, *, num_rows: int) -> dict[str, Tensor]:
@@ -143,6 +164,12 @@ def encode_prompts(
     }
 
 
+def decoded(content: bytes, *, name: str, size: Size) -> np.ndarray:
+    """Return the pixels of a picture's file, scaled and cut to a size; raises RowFault."""
+    width, height = size
+    return fit(decode(content, name=name), width=width, height=height)
+
+
 def as_tensor(pixels: np.ndarray) -> Tensor:
     """Return uint8 pixels `(H, W, 3)` as the VAE reads them, `(3, H, W)` in [−1, 1]."""
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 127.5 - 1
@@ -163,12 +190,6 @@ def _place(
     return PlacedPair(pair, size, *keys), contents
 
 
-def _pixels(content: bytes, picture: Picture, size: Size) -> np.ndarray:
-    width, height = size
-    return fit(decode(content, name=picture.name), width=width, height=height)
-
-
-@torch.no_grad()
 def _encode_waiting(
     queue: dict[str, np.ndarray], vae: Any, store: Store, *, num_pictures: int
 ) -> None:
@@ -176,16 +197,35 @@ def _encode_waiting(
     keys = list(queue)[:num_pictures]
     if not keys:
         return
-    pixels = torch.stack([as_tensor(queue.pop(key)) for key in keys])
-    posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
+    for key, moment in zip(
+        keys, encode_moments([queue.pop(key) for key in keys], vae), strict=True
+    ):
+        store.add(key, moment)
+
+
+@torch.no_grad()
+def encode_moments(pixels: Sequence[np.ndarray], vae: Any) -> Tensor:
+    """Return mean and log variance of pictures' latents, side by side, in main memory.
+
+    Args:
+        pixels: uint8, each `(H, W, 3)`.
+        vae: The model's autoencoder.
+
+    Returns:
+        float32 `(len(pixels), 2·C, H/f, W/f)`.
+
+    Raises:
+        UserError: The autoencoder gives numbers that are not finite.
+    """
+    batch = torch.stack([as_tensor(each) for each in pixels])
+    posterior = vae.encode(batch.to(vae.device, vae.dtype)).latent_dist
     moments = torch.cat([posterior.mean, posterior.logvar], dim=1).float().cpu()
     if not moments.isfinite().all():
         raise UserError(
             f"The model's autoencoder gives numbers that are not finite in {vae.dtype}. Run it "
             "in float32, or take a model whose autoencoder is mended for 16 bits."
         )
-    for key, moment in zip(keys, moments, strict=True):
-        store.add(key, moment)
+    return moments
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -7,7 +7,6 @@ file that is not what the index says is not read: it is as if its tensors had ne
 import hashlib
 import json
 import logging
-import os
 import re
 import secrets
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from chats.errors import UserError
+from training.run import PARTIAL, disk_errors_explained, sync, write_atomically
 
 ShardDtype = Literal["float32", "float16"]
 """Number format of floating-point tensors in the files."""
@@ -34,7 +34,8 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16}
 _VERSION = 1
 _HEADER_BYTES = 1024
 """More than a tensor takes in a file's header, which safetensors bounds."""
-_INDEX, _LOCK, _PARTIAL = "index.json", ".lock", ".partial"
+_INDEX, _LOCK = "index.json", ".lock"
+_REMEDY = "or set data.cache to another folder."
 _NAME = re.compile(r"[0-9a-f]{32}\.safetensors")
 
 
@@ -95,7 +96,7 @@ class ShardStore:
         Raises:
             UserError: The disk refuses it.
         """
-        with self._errors_explained():
+        with disk_errors_explained(self.folder, remedy=_REMEDY):
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.folder / _LOCK)
             try:
@@ -136,17 +137,17 @@ class ShardStore:
         """Write what was added and is not on the disk yet."""
         if not self._buffer:
             return
-        with self._errors_explained():
-            staged = self.folder / f"{secrets.token_hex(8)}{_PARTIAL}"
+        with disk_errors_explained(self.folder, remedy=_REMEDY):
+            staged = self.folder / f"{secrets.token_hex(8)}{PARTIAL}"
             try:
                 save_file(self._buffer, staged)
-                _sync(staged)
+                sync(staged)
                 digest = _sha256(staged)
                 name = f"{digest[:32]}.safetensors"
                 size = staged.stat().st_size
                 staged.rename(self.folder / name)
             except SafetensorError as error:
-                raise OSError(str(error)) from error
+                raise as_os_error(error) from error
             finally:
                 staged.unlink(missing_ok=True)
             self._records[name] = {"size": size, "sha256": digest}
@@ -196,38 +197,23 @@ class ShardStore:
         return False
 
     def _write_index(self) -> None:
-        staged = self.folder / f"{secrets.token_hex(8)}{_PARTIAL}"
         text = json.dumps({"version": _VERSION, "shards": self._records}, indent=1)
-        try:
-            staged.write_text(text, encoding="utf-8")
-            _sync(staged)
-            staged.replace(self.folder / _INDEX)
-        finally:
-            staged.unlink(missing_ok=True)
-        _sync(self.folder)
+        write_atomically(self.folder / _INDEX, text, remedy=_REMEDY)
 
     def _sweep(self) -> None:
         """Remove what a process that was killed left, and files that are not listed."""
         for path in self.folder.iterdir():
             is_unlisted = _NAME.fullmatch(path.name) and path.name not in self._records
-            if is_unlisted or path.suffix == _PARTIAL:
+            if is_unlisted or path.suffix == PARTIAL:
                 path.unlink(missing_ok=True)
-
-    @contextmanager
-    def _errors_explained(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(
-                f"Can't write the cache {self.folder}: {error.strerror or error}. Free some space "
-                "on that disk, or set data.cache to another folder."
-            ) from error
 
 
 class StoredRows:
     """Tensors of a store as the rows of one, each read when it is asked for.
 
     Attributes:
+        folder: Of the store.
+        keys: Of the rows; none stands for a row of zeros.
         shape: Number of rows, then the shape of a row, as a tensor has it.
         dtype: Of what reading gives.
     """
@@ -238,23 +224,30 @@ class StoredRows:
         Raises:
             KeyError: A key is not in the store.
         """
+        self.folder = store.folder
         self._store = store
-        self._keys = tuple(keys)
-        example = store[self._keys[-1]]
-        self.shape = torch.Size((len(self._keys), *example.shape))
+        self.keys = tuple(keys)
+        example = store[self.keys[-1]]
+        self.shape = torch.Size((len(self.keys), *example.shape))
         self.dtype = example.dtype
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self.keys)
 
     def __getitem__(self, rows: Sequence[int] | Tensor) -> Tensor:
         """Return copies of these rows, `(len(rows), ...)`, on the CPU."""
-        return torch.stack([self._row(self._keys[int(row)]) for row in rows])
+        return torch.stack([self._row(self.keys[int(row)]) for row in rows])
 
     def _row(self, key: str | None) -> Tensor:
         if key is None:
             return torch.zeros(self.shape[1:], dtype=self.dtype)
         return self._store[key]
+
+
+def as_os_error(error: SafetensorError) -> OSError:
+    """Return the disk's refusal that safetensors tells only in words."""
+    found = re.search(r"(?P<reason>[^:]*) \(os error (?P<number>\d+)\)", str(error))
+    return OSError(int(found["number"]), found["reason"].strip()) if found else OSError(str(error))
 
 
 def _wide(tensor: Tensor) -> Tensor:
@@ -264,12 +257,3 @@ def _wide(tensor: Tensor) -> Tensor:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Have a file's content, or a folder's list of names, on the disk before going on."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from chats.config import FrozenSettings
 from chats.errors import UserError, explain_validation
+from training.data.shards import as_os_error
 from training.loop.sharding import shared_out
 from training.run import disk_errors_explained, sync
 
@@ -240,19 +241,13 @@ def _write_files(
         try:
             save_file(copies, staged / _file_of(group))
         except SafetensorError as error:
-            raise _as_os_error(error) from None
+            raise as_os_error(error) from None
     (staged / _STATE).write_text(json.dumps(state, allow_nan=False), "utf-8")
     files = {path.name: _record(path) for path in sorted(staged.iterdir())}
     manifest = Manifest(step=step, files=files)
     (staged / _MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", "utf-8")
     for path in (*(staged / name for name in files), staged / _MANIFEST, staged):
         sync(path)
-
-
-def _as_os_error(error: SafetensorError) -> Exception:
-    """Return the disk's refusal that safetensors tells only in words."""
-    found = re.search(r"(?P<reason>[^:]*) \(os error (?P<number>\d+)\)", str(error))
-    return OSError(int(found["number"]), found["reason"].strip()) if found else error
 
 
 def _record(path: Path) -> FileRecord:

@@ -5,6 +5,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from chats.objective import (
+    Half,
     LossTerms,
     Objective,
     error,
@@ -26,18 +27,35 @@ def loss_terms(
     objective: Objective,
     settings: ObjectiveSettings,
 ) -> LossTerms:
-    """Noise a batch, predict, and compare: the objective's loss per sample and its terms."""
+    """Noise a batch, predict, and compare: the objective's loss per sample and its terms.
+
+    Errors of the reference that the batch brings along are not computed again.
+    """
+    known = batch.reference_errors or {}
+    noisy, targets = noised(batch, schedule)
+    predictions = model(
+        noisy, schedule.timesteps[batch.levels], batch.conditions, with_reference=not known
+    )
+    errors = known | {
+        each: error(output, targets[each.half]) for each, output in predictions.items()
+    }
+    counts = error_weights[batch.levels]
+    return objective_loss(
+        objective,
+        {each: counts * value for each, value in errors.items()},
+        temperature=settings.temperature,
+        beta=settings.beta,
+    )
+
+
+def noised(batch: PairBatch, schedule: NoiseSchedule) -> tuple[dict[Half, Tensor], ...]:
+    """Return z_t of each half, and what a denoiser should predict from it, `(B, C, h, w)`."""
     level = {"signal": schedule.signal[batch.levels], "sigma": schedule.sigma[batch.levels]}
     noisy, targets = {}, {}
     for half, latents in batch.latents.items():
         noisy[half] = noisy_latents(latents, batch.noise, **level)
         targets[half] = training_target(schedule.prediction_type, latents, batch.noise, **level)
-    predictions = model(noisy, schedule.timesteps[batch.levels], batch.conditions)
-    counts = error_weights[batch.levels]
-    errors = {
-        each: counts * error(output, targets[each.half]) for each, output in predictions.items()
-    }
-    return objective_loss(objective, errors, temperature=settings.temperature, beta=settings.beta)
+    return noisy, targets
 
 
 def gathered(terms: LossTerms, accelerator: Accelerator) -> LossTerms:

@@ -77,8 +77,18 @@ class PairModel(nn.Module):
         if objective.reference:
             self.denoisers["reference"] = reference
 
+    @property
+    def reference_predictions(self) -> tuple[Prediction, ...]:
+        """Predictions of the reference that a step needs."""
+        return tuple(each for each in self.predictions if each.model == "reference")
+
     def forward(
-        self, latents: Latents, timesteps: Tensor, conditions: Conditions
+        self,
+        latents: Latents,
+        timesteps: Tensor,
+        conditions: Conditions,
+        *,
+        with_reference: bool = True,
     ) -> dict[Prediction, Tensor]:
         """Return every prediction of a step.
 
@@ -89,23 +99,33 @@ class PairModel(nn.Module):
             latents: z_t of each half, `(B, C, h, w)`.
             timesteps: Of each pair, `(B,)`.
             conditions: The denoiser's arguments under c and under c′, each `(B, ...)`.
+            with_reference: Whether the reference's predictions are wanted.
 
         Returns:
             For each prediction the denoiser's output, `(B, C, h, w)`.
         """
         inputs = (latents, timesteps, conditions)
         trained = [each for each in self.predictions if each.model != "reference"]
-        reference = [each for each in self.predictions if each.model == "reference"]
-        predict = self._predict_together if self.is_lora else self._predict_each
+        outputs = self.predict_reference(*inputs) if with_reference else {}
         self.end_step()
-        outputs = {}
-        if reference:
-            with torch.no_grad():
-                outputs |= predict(reference, *inputs)
         if self.is_lora:
             rows = [each.model for each in trained for _ in timesteps]
             self._open.enter_context(adapter_rows(self.denoisers["reference"], rows))
-        return outputs | predict(trained, *inputs)
+        return outputs | self._predict(trained, *inputs)
+
+    @torch.no_grad()
+    def predict_reference(
+        self, latents: Latents, timesteps: Tensor, conditions: Conditions
+    ) -> dict[Prediction, Tensor]:
+        """Return the reference's predictions of a step, see `forward`."""
+        self.end_step()
+        reference = self.reference_predictions
+        return self._predict(reference, latents, timesteps, conditions) if reference else {}
+
+    def drop_reference(self) -> None:
+        """Let go of a reference that is a model of its own; its errors are known already."""
+        if not self.is_lora and self.reference_predictions:
+            del self.denoisers["reference"]
 
     def end_step(self) -> None:
         """Let go of the rows of the last forward.
@@ -152,6 +172,16 @@ class PairModel(nn.Module):
         if is_shared_out(denoiser):
             return _whole_copy(denoiser)
         return denoiser.to(memory_format=torch.contiguous_format)
+
+    def _predict(
+        self,
+        predictions: Sequence[Prediction],
+        latents: Latents,
+        timesteps: Tensor,
+        conditions: Conditions,
+    ) -> dict[Prediction, Tensor]:
+        predict = self._predict_together if self.is_lora else self._predict_each
+        return predict(predictions, latents, timesteps, conditions)
 
     def _predict_each(
         self,

@@ -6,7 +6,7 @@ import math
 import time
 
 from training.config import TrainingConfig
-from training.data.encoded_pairs import EncodedPairs
+from training.data.batches import BatchSource, PairSource
 from training.loop.losses import any_of
 from training.loop.metrics import MetricsWindow
 from training.loop.optimizers import MovingAverage
@@ -138,9 +138,9 @@ class Reporter:
 
 def log_training(
     config: TrainingConfig,
-    dataset: EncodedPairs,
+    dataset: BatchSource,
     *,
-    held_out: EncodedPairs | None,
+    held_out: PairSource | None,
     num_processes: int,
 ) -> None:
     """Log what is trained, on what, and how; config.yaml has all of it."""
@@ -148,11 +148,11 @@ def log_training(
     kind = f"LoRA pair, rank {model.rank}," if model.kind == "lora" else "full pair"
     logger.info("Trains a %s on %s with %s.", kind, model.base, config.objective.name)
     logger.info(
-        "Data %s: %d pairs, %d held out, %d prompts to train on.",
+        "Data %s: %s pairs, %d held out, %s prompts to train on.",
         dataset.name,
-        len(dataset),
+        _number(dataset.num_pairs),
         0 if held_out is None else len(held_out),
-        len(dataset.prompt_rows.unique()),
+        _number(dataset.num_prompts),
     )
     logger.info(
         "%d steps of %d pairs (batch %d × accumulation %d × %d processes), %s at %g, precision %s, "
@@ -167,3 +167,7 @@ def log_training(
         config.run.mixed_precision,
         config.run.seed,
     )
+
+
+def _number(number: int | None) -> str:
+    return "a stream of" if number is None else str(number)

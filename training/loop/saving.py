@@ -9,19 +9,19 @@ import transformers
 from chats.denoising.family import Family
 from chats.pairs.pair import Pair, PairMetadata
 from training.config import TrainingConfig
-from training.data.encoded_pairs import EncodedPairs
+from training.data.batches import BatchSource
 from training.loop.pair_model import PairModel
 
 
 def trained_pair(
-    pair_model: PairModel, *, config: TrainingConfig, dataset: EncodedPairs, family: Family
+    pair_model: PairModel, *, config: TrainingConfig, dataset: BatchSource, family: Family
 ) -> Pair:
     """Return the trained halves with their provenance; untrained roles are absent."""
     metadata = pair_metadata(config, dataset=dataset, family=family)
     return Pair(metadata, **{role: pair_model.trained_half(role) for role in pair_model.trained})
 
 
-def pair_metadata(config: TrainingConfig, *, dataset: EncodedPairs, family: Family) -> PairMetadata:
+def pair_metadata(config: TrainingConfig, *, dataset: BatchSource, family: Family) -> PairMetadata:
     """Return what is known of the pair that a training makes."""
     is_lora = config.model.kind == "lora"
     return PairMetadata(
@@ -35,7 +35,7 @@ def pair_metadata(config: TrainingConfig, *, dataset: EncodedPairs, family: Fami
         objective=config.objective.name,
         provenance={
             "data": dataset.name,
-            "num_pairs": len(dataset),
+            "num_pairs": dataset.num_pairs,
             "objective": config.objective.model_dump(mode="json"),
             "optimizer": config.optimizer.model_dump(mode="json"),
             "seed": config.run.seed,

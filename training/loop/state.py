@@ -36,7 +36,7 @@ class TrainingState:
         optimizer: The optimizer, not wrapped.
         average: The moving average of the trained weights, if one is kept.
         scaler: Scales the loss for float16, if that is used.
-        num_pairs: How many pairs are trained on: the draws depend on it.
+        num_pairs: How many pairs are trained on: the draws depend on it; none for a stream.
         window: What was measured since the last line of metrics.
     """
 
@@ -44,7 +44,7 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     average: MovingAverage | None
     scaler: Any
-    num_pairs: int
+    num_pairs: int | None
     window: MetricsWindow
 
     def save(self, run: RunDirectory, *, step: int, keep_last: int) -> None:

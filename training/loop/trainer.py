@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import PartialState
 from diffusers import DiffusionPipeline
 from tqdm import tqdm
 
@@ -17,9 +17,12 @@ from chats.models.loading import load_model, resolve_model
 from chats.objective import OBJECTIVES
 from chats.pairs.pair import save_pair
 from chats.pairs.weight_files import check_weight_files
-from training.config import OptimizerSettings, TrainingConfig
+from training.config import TrainingConfig
+from training.data.batches import BatchSource, DrawSettings, PairSource, ShuffledPairs
 from training.data.draws import PairBatch, draw_batch
-from training.data.encoded_pairs import EncodedPairs, encode_preferences
+from training.data.encoded_pairs import EncodedPairs
+from training.data.opening import open_batches, open_held_out
+from training.loop.batch_loader import BatchLoader
 from training.loop.checkpoints import StopRequested
 from training.loop.compiling import compile_blocks
 from training.loop.engine import can_paint, prepare
@@ -28,6 +31,7 @@ from training.loop.metrics import MetricsWindow
 from training.loop.noise import NoiseSchedule
 from training.loop.optimizers import MovingAverage, learning_rate, make_optimizer
 from training.loop.pair_model import PairModel
+from training.loop.reference_errors import reference_errors
 from training.loop.reporting import Reporter, log_training
 from training.loop.sample_pipeline import SamplePrompts, sample_prompts
 from training.loop.samples import Sampler
@@ -42,6 +46,7 @@ from training.loop.session import (
 from training.loop.sharding import whole
 from training.loop.state import TrainingState
 from training.loop.validation import DRAWS_SEED, Validation, read_sides
+from training.preferences.stream import PairStream
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +54,7 @@ __all__ = [
     "TrainingInterruptedError",
     "TrainingResult",
     "TrainingStoppedError",
+    "load_base",
     "loss_terms",
     "train",
     "train_on",
@@ -63,41 +69,40 @@ def train(config: TrainingConfig) -> TrainingResult:
         TrainingStoppedError: The loss or the gradient was no longer a finite number.
         TrainingInterruptedError: It was asked to stop, and saved a checkpoint.
     """
-    if config.data.buckets:
-        raise UserError("The loop trains on squares only. Set data.buckets to false.")
     with training_session(config) as session:
         if not session.is_trained:
             session.tell(message="Reading and encoding the data.")
-            pairs, held_out_pairs = read_sides(config)
-            pipeline = _load_base(config.model.base)
-            (dataset,) = encode_preferences(pairs, pipeline, config.data)
-            held_out = None
-            if held_out_pairs:
-                (held_out,) = encode_preferences(held_out_pairs, pipeline, config.data)
-            prompts = sample_prompts(config.samples, held_out_pairs or pairs, pipeline)
-            pipeline = _without_text_encoders(pipeline).to("cpu")
-            with StopRequested() as stop:
-                _train(session, dataset, pipeline, held_out=held_out, prompts=prompts, stop=stop)
+            rows, held_out_pairs = read_sides(config)
+            pipeline = load_base(config.model.base)
+            dataset = open_batches(rows, pipeline, config.data, run=session.run.path)
+            held_out = open_held_out(held_out_pairs, pipeline, config.data)
+            named = () if isinstance(rows, PairStream) else held_out_pairs or rows
+            prompts = sample_prompts(config.samples, named, pipeline)
+            if config.data.encode == "ahead":
+                pipeline = _without_text_encoders(pipeline).to("cpu")
+            else:
+                denoiser_of(pipeline).to("cpu")  # the encoders stay where they are
+            _train(session, dataset, pipeline, held_out=held_out, prompts=prompts)
     return session.result()
 
 
 def train_on(
     config: TrainingConfig,
-    dataset: EncodedPairs,
+    dataset: EncodedPairs | BatchSource,
     pipeline: DiffusionPipeline,
     *,
-    held_out: EncodedPairs | None = None,
+    held_out: PairSource | None = None,
 ) -> TrainingResult:
-    """Train on pairs that are encoded already, and save the pair; `pipeline` stays as it is.
+    """Train on pairs that are ready, and save the pair; `pipeline` stays as it is.
 
     Many models can so be trained on the same encoded pairs; `config.data` is then not read. A run
     that was interrupted goes on from its newest checkpoint as if nothing had happened.
 
     Args:
         config: The settings. Sample pictures are made only of prompts that it names.
-        dataset: What `encode_preferences` made with this pipeline.
+        dataset: What `encode_pairs` or `open_batches` made with this pipeline.
         pipeline: Holds the denoiser to start from and the scheduler that it was made for.
-        held_out: Pairs for validation, encoded like the others; none leaves it out.
+        held_out: Pairs for validation, of one size; none leaves it out.
 
     Raises:
         UserError: The output folder holds another or a finished run, or the model can't be trained.
@@ -107,19 +112,42 @@ def train_on(
     with training_session(config) as session:
         if not session.is_trained:
             prompts = sample_prompts(config.samples, (), pipeline)
-            with StopRequested() as stop:
-                _train(session, dataset, pipeline, held_out=held_out, prompts=prompts, stop=stop)
+            if isinstance(dataset, EncodedPairs):
+                dataset = ShuffledPairs([dataset])
+            _train(session, dataset, pipeline, held_out=held_out, prompts=prompts)
     return session.result()
 
 
 def _train(
     session: Session,
-    dataset: EncodedPairs,
+    dataset: BatchSource,
     pipeline: DiffusionPipeline,
     *,
-    held_out: EncodedPairs | None,
+    held_out: PairSource | None,
+    prompts: SamplePrompts | None,
+) -> None:
+    """Do the steps that are not done yet, until all are or it is asked to stop."""
+    with StopRequested() as stop, BatchLoader() as batches:
+        _do_steps(
+            session,
+            dataset,
+            pipeline,
+            held_out=held_out,
+            prompts=prompts,
+            stop=stop,
+            batches=batches,
+        )
+
+
+def _do_steps(
+    session: Session,
+    dataset: BatchSource,
+    pipeline: DiffusionPipeline,
+    *,
+    held_out: PairSource | None,
     prompts: SamplePrompts | None,
     stop: StopRequested,
+    batches: BatchLoader,
 ) -> None:
     """Do the steps that are not done yet, and save the pair."""
     config, accelerator, run = session.config, session.accelerator, session.run
@@ -141,6 +169,28 @@ def _train(
         family=family,
         seed=config.run.seed,
     )
+    draws = DrawSettings(
+        seed=config.run.seed,
+        batch_size=settings.batch_size,
+        level_at=lambda uniform: schedule.level_at(uniform, config.noise),
+        prompt_drop=config.objective.prompt_drop,
+        dispreferred_prompt_drop=config.objective.dispreferred_prompt_drop,
+        num_processes=accelerator.num_processes,
+        process_index=accelerator.process_index,
+    )
+    kept = None
+    if config.objective.cache_reference:
+        kept = reference_errors(
+            config,
+            dataset,
+            pair_model,
+            base=denoiser_of(pipeline),
+            schedule=schedule,
+            settings=draws,
+            accelerator=accelerator,
+        )
+        if held_out is None:
+            pair_model.drop_reference()
     if settings.gradient_checkpointing:
         pair_model.enable_gradient_checkpointing()
     if settings.compile:
@@ -158,18 +208,18 @@ def _train(
         optimizer=getattr(optimizer, "optimizer", optimizer),
         average=average,
         scaler=accelerator.scaler,
-        num_pairs=len(dataset),
+        num_pairs=dataset.num_pairs,
         window=window,
     )
 
-    def draw(pairs: EncodedPairs, positions: Sequence[int], *, seed: int) -> PairBatch:
+    def draw_held_out(positions: Sequence[int]) -> PairBatch:
         return draw_batch(
-            pairs,
+            held_out,
             positions,
-            seed=seed,
-            level_at=lambda uniform: schedule.level_at(uniform, config.noise),
-            prompt_drop=config.objective.prompt_drop,
-            dispreferred_prompt_drop=config.objective.dispreferred_prompt_drop,
+            seed=DRAWS_SEED,
+            level_at=draws.level_at,
+            prompt_drop=draws.prompt_drop,
+            dispreferred_prompt_drop=draws.dispreferred_prompt_drop,
         ).to(accelerator.device)
 
     terms_of = functools.partial(
@@ -186,7 +236,7 @@ def _train(
             held_out,
             max_pairs=config.validation.max_pairs,
             batch_size=settings.batch_size,
-            draw=functools.partial(draw, held_out, seed=DRAWS_SEED),
+            draw=draw_held_out,
             terms_of=terms_of,
             accelerator=accelerator,
         )
@@ -209,23 +259,26 @@ def _train(
         run.write_config(config)
         log_training(config, dataset, held_out=held_out, num_processes=accelerator.num_processes)
     reporter.begin(done)
+    micro_steps = done * settings.gradient_accumulation
+    unfinished = dataset.batches(draws, after=micro_steps)
+    batches.start(unfinished if kept is None else kept.attached(unfinished, after=micro_steps))
     steps = tqdm(
         range(done + 1, settings.num_steps + 1),
         desc="Training",
         unit="step",
         initial=done,
         total=settings.num_steps,
-        disable=not session.is_main,
+        disable=None if session.is_main else True,  # none: only where somebody may watch
     )
     for step in steps:
         window.start_step()
         lr = learning_rate(step, settings, num_processes=accelerator.num_processes)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        for micro_step in range(settings.gradient_accumulation):
+        for _ in range(settings.gradient_accumulation):
             with window.waiting_for_data():
-                here = positions(step, micro_step, settings=settings, accelerator=accelerator)
-                batch = draw(dataset, here, seed=config.run.seed)
+                loaded = batches.next()
+            batch = loaded().to(accelerator.device)
             with accelerator.accumulate(model):
                 terms = terms_of(batch)
                 # Every process sees the losses of all, so that all of them stop, or none.
@@ -270,17 +323,12 @@ def _train(
     accelerator.wait_for_everyone()
 
 
-def positions(
-    step: int, micro_step: int, *, settings: OptimizerSettings, accelerator: Accelerator
-) -> range:
-    """Return this process's places in the stream of samples; together they are the step's."""
-    micro_batch = settings.batch_size * accelerator.num_processes
-    first = ((step - 1) * settings.gradient_accumulation + micro_step) * micro_batch
-    first += accelerator.process_index * settings.batch_size
-    return range(first, first + settings.batch_size)
+def load_base(name: str) -> DiffusionPipeline:
+    """Load the model to train, in 32 bits, on the device of this process.
 
-
-def _load_base(name: str) -> DiffusionPipeline:
+    Raises:
+        UserError: There is no such model, or it can't be trained.
+    """
     folder = resolve_model(name)
     check_weight_files(folder)
     loaded = load_model(folder, device=PartialState().device, dtype=torch.float32)

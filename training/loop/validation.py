@@ -4,16 +4,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 
 from chats.errors import UserError
 from chats.objective import LossTerms
 from training.config import TrainingConfig
+from training.data.batches import PairSource
 from training.data.draws import PairBatch
-from training.data.encoded_pairs import EncodedPairs
+from training.data.opening import read_rows
 from training.loop.losses import gathered
 from training.loop.metrics import terms_together
-from training.preferences import PreferencePair, read_preferences, split_pairs
+from training.preferences import PreferencePair, split_pairs
+from training.preferences.stream import PairStream
 
 DRAWS_SEED = 0
 """Seed of split and draws, whatever the run's: trainings on the same data can be compared."""
@@ -30,14 +32,23 @@ VALIDATION_METRICS = {
 Pairs = tuple[PreferencePair, ...]
 
 
-def read_sides(config: TrainingConfig) -> tuple[Pairs, Pairs]:
+def read_sides(config: TrainingConfig) -> tuple[Pairs | PairStream, Pairs]:
     """Read the preferences; returns the pairs to train on and those that are held out.
+
+    A stream is only opened; nothing of it is held out.
 
     Raises:
         UserError: The data can't be used, or one of the sides has fewer than two pairs.
     """
     held_out = config.validation.held_out
-    pairs = read_preferences(config.data)
+    processes = PartialState()
+    pairs = read_rows(
+        config.data,
+        num_processes=processes.num_processes,
+        process_index=processes.process_index,
+    )
+    if isinstance(pairs, PairStream):
+        return pairs, ()
     sides = split_pairs(pairs, held_out, seed=DRAWS_SEED)
     if held_out and min(map(len, sides)) < 2:
         raise UserError(
@@ -52,7 +63,7 @@ class Validation:
     """Measures held-out pairs; touches nothing that the training reads.
 
     Attributes:
-        pairs: The held-out pairs, encoded.
+        pairs: The held-out pairs.
         max_pairs: How many of them are measured at most.
         batch_size: Pairs in one forward of each process.
         draw: Draws the batch at positions in the stream of `pairs`, with the seed `DRAWS_SEED`.
@@ -60,7 +71,7 @@ class Validation:
         accelerator: Knows the other processes; each measures its share.
     """
 
-    pairs: EncodedPairs
+    pairs: PairSource
     max_pairs: int
     batch_size: int
     draw: Callable[[Sequence[int]], PairBatch]

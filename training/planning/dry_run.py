@@ -59,6 +59,7 @@ def dry_run(config: TrainingConfig, settings: DryRunSettings, arguments: Sequenc
     engine = find_engine(settings.engine, num_processes=settings.num_processes)
     num_pairs = _num_pairs(config)
     folder = resolve_model(config.model.base, with_weights=False)
+    pipeline_bytes = model_bytes(folder, dtype=torch.float32)
     found = footprint(config, folder)
     memory = memory_estimate(
         trained=found.trained,
@@ -76,7 +77,8 @@ def dry_run(config: TrainingConfig, settings: DryRunSettings, arguments: Sequenc
         "Memory of each process, in GB (10⁹ bytes)": _memory(
             memory,
             config,
-            pipeline_bytes=model_bytes(folder, dtype=torch.float32),
+            pipeline_bytes=pipeline_bytes,
+            encoder_bytes=pipeline_bytes - 4 * _num_denoiser(config, found),
             device=_device(engine),
         ),
     }
@@ -127,8 +129,11 @@ def _course(
         OBJECTIVES[config.objective.name],
         kind=config.model.kind,
         gradient_checkpointing=optimizer.gradient_checkpointing,
+        with_reference=not config.objective.cache_reference,
     )
     yield f"a pair costs about {forwards} forwards of the denoiser, its encoding not counted"
+    if config.objective.cache_reference:
+        yield "forwards of the reference come before the first step, unless they are kept already"
     yield _time(config, settings, num_pairs=total)
 
 
@@ -150,14 +155,28 @@ def _parameters(found: Footprint) -> Iterator[str]:
     yield f"frozen  {found.num_frozen:>16,}"
 
 
+def _num_denoiser(config: TrainingConfig, found: Footprint) -> int:
+    """Return how many parameters one denoiser has."""
+    if config.model.kind == "lora":
+        return found.num_frozen
+    return found.num_trained // len(OBJECTIVES[config.objective.name].trained)
+
+
 def _memory(
-    memory: MemoryEstimate, config: TrainingConfig, *, pipeline_bytes: int, device: Device
+    memory: MemoryEstimate,
+    config: TrainingConfig,
+    *,
+    pipeline_bytes: int,
+    encoder_bytes: int,
+    device: Device,
 ) -> Iterator[str]:
     parts = {
         _PARTS[part].format(name=config.optimizer.name): size for part, size in vars(memory).items()
     }
     if device.is_cpu:
         parts["the model as it was loaded"] = pipeline_bytes
+    elif config.data.encode == "online":
+        parts["encoders, which stay"] = encoder_bytes
     total = sum(parts.values())
     for title, size in parts.items():
         if size:

@@ -44,7 +44,11 @@ class MemoryEstimate:
 
 
 def forward_equivalents(
-    objective: Objective, *, kind: Literal["lora", "full"], gradient_checkpointing: bool
+    objective: Objective,
+    *,
+    kind: Literal["lora", "full"],
+    gradient_checkpointing: bool,
+    with_reference: bool = True,
 ) -> int:
     """Return what a pair costs, in forwards of the denoiser.
 
@@ -62,7 +66,8 @@ def forward_equivalents(
     backward = 2 if kind == "full" else 1
     trained = 1 + backward + gradient_checkpointing
     num_trained = len(objective.errors)
-    return num_trained * trained + len(objective.predictions) - num_trained
+    num_reference = len(objective.predictions) - num_trained if with_reference else 0
+    return num_trained * trained + num_reference
 
 
 def memory_estimate(

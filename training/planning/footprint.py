@@ -69,6 +69,8 @@ def footprint(config: TrainingConfig, folder: Path) -> Footprint:
         family=family,
         seed=config.run.seed,
     ).to("meta")  # adapters are made with content
+    if config.objective.cache_reference:
+        model.drop_reference()
     side = _latent_side(config, folder, default=default_side(denoiser.config, family))
     num_rows = config.optimizer.batch_size
     with torch.device("meta"):
@@ -84,6 +86,7 @@ def footprint(config: TrainingConfig, folder: Path) -> Footprint:
             {"preferred": latents, "dispreferred": latents},
             timesteps,
             {"prompt": conditions, "dropped": conditions},
+            with_reference=not config.objective.cache_reference,
         )
     model.end_step()
     return Footprint(

@@ -12,7 +12,7 @@ from chats.errors import UserError
 from training.config import DataSettings
 from training.preferences.bad_rows import BadRows
 from training.preferences.pairs import PreferencePair
-from training.preferences.rows import cell, choose_columns, pairs_of_rows
+from training.preferences.rows import Columns, cell, choose_columns, pairs_of_rows
 from training.preferences.tables import picture_bytes, read_table
 
 
@@ -25,15 +25,13 @@ def read_hub(repo_id: str, settings: DataSettings, bad_rows: BadRows) -> Iterato
     Raises:
         UserError: There is no such data set or split, it can't be reached, or a column is missing.
     """
-    dataset = _without_decoding(_load(repo_id, settings))
+    dataset = load_hub(repo_id, settings)
     if not settings.streaming:
         return read_table(HubTable(dataset, name=repo_id), settings, bad_rows)
-    with _errors_explained(repo_id, settings):
-        names = dataset.column_names or list(next(iter(dataset), {}))
-    columns = choose_columns(names, settings, source=repo_id)
+    columns = columns_of_stream(dataset, repo_id, settings)
     spool = Spool(folder=settings.cache)
     return pairs_of_rows(
-        enumerate(_streamed(dataset, repo_id, settings), start=1),
+        enumerate(streamed(dataset, repo_id, settings), start=1),
         columns=columns,
         picture=lambda _, row, column: spool.add(
             picture_bytes(cell(row, column), name=column), name=column
@@ -62,7 +60,7 @@ def preview_hub(repo_id: str, *, split: str, num_rows: int = 4) -> HubPreview:
     settings = DataSettings(
         path=Path(repo_id), split=split, streaming=True, max_pairs=max(2, num_rows)
     )
-    dataset = _without_decoding(_load(repo_id, settings))
+    dataset = load_hub(repo_id, settings)
     with _errors_explained(repo_id, settings):
         rows = tuple(dataset.take(num_rows))
         columns = tuple(dataset.column_names or next(iter(rows), {}))
@@ -138,14 +136,36 @@ class SpooledPicture:
         return self.spool.slice(self.start, self.num_bytes)
 
 
-def _load(repo_id: str, settings: DataSettings) -> Any:
+def load_hub(repo_id: str, settings: DataSettings) -> Any:
+    """Open a data set of the Hub, or a stream of it, whose pictures are not decoded.
+
+    Raises:
+        UserError: There is no such data set or split, or it can't be reached.
+    """
     import datasets
 
     with _errors_explained(repo_id, settings):
-        return datasets.load_dataset(repo_id, split=settings.split, streaming=settings.streaming)
+        dataset = datasets.load_dataset(repo_id, split=settings.split, streaming=settings.streaming)
+    return _without_decoding(dataset)
 
 
-def _streamed(dataset: Any, repo_id: str, settings: DataSettings) -> Iterator[Mapping[str, Any]]:
+def columns_of_stream(dataset: Any, repo_id: str, settings: DataSettings) -> Columns:
+    """Choose the columns of a stream; where it does not know them, its first row tells.
+
+    Raises:
+        UserError: A column is missing, or the stream can't be read.
+    """
+    with _errors_explained(repo_id, settings):
+        names = dataset.column_names or list(next(iter(dataset), {}))
+    return choose_columns(names, settings, source=repo_id)
+
+
+def streamed(dataset: Any, repo_id: str, settings: DataSettings) -> Iterator[Mapping[str, Any]]:
+    """Return the rows of a stream.
+
+    Raises:
+        UserError: The stream breaks off.
+    """
     with _errors_explained(repo_id, settings):
         yield from dataset
 

@@ -57,6 +57,18 @@ class PictureFile:
 
 
 @dataclass(frozen=True, slots=True)
+class PictureBytes:
+    """A picture that came in a stream and lies in main memory."""
+
+    name: str
+    content: bytes
+
+    def read(self) -> bytes:
+        """Return the content of the picture's file, see `Picture`."""
+        return self.content
+
+
+@dataclass(frozen=True, slots=True)
 class PreferencePair:
     """A prompt and two pictures for it; `row` counts the rows of its source from 1."""
 

@@ -115,20 +115,16 @@ def pairs_of_rows(
     num_pairs = num_cleaned = 0
     for number, row in rows:
         try:
-            if isinstance(row, RowFault):
-                raise row
-            prompt, is_cleaned = _prompt(row, columns.prompt)
-            halves = _ranked(row, columns)
-            if halves is None:
-                bad_rows.add_tie(number)
-                continue
-            pictures = [picture(number, row, column) for column in halves]
+            pair, is_cleaned = pair_of_row(number, row, columns=columns, picture=picture)
         except RowFault as fault:
             bad_rows.add(number, fault)
             continue
+        if pair is None:
+            bad_rows.add_tie(number)
+            continue
         num_cleaned += is_cleaned
         num_pairs += 1
-        yield PreferencePair(number, prompt, *pictures)
+        yield pair
         if num_pairs == max_pairs:
             break
     if bad_rows.num_ties:
@@ -137,6 +133,27 @@ def pairs_of_rows(
         )
     if num_cleaned:
         logger.warning("Prompts with control characters, which were taken out: %d.", num_cleaned)
+
+
+def pair_of_row(
+    number: int, row: Row, *, columns: Columns, picture: PictureOf
+) -> tuple[PreferencePair | None, bool]:
+    """Make a pair of one row; see `pairs_of_rows`.
+
+    Returns:
+        The pair, none for a tie; and whether its prompt had control characters.
+
+    Raises:
+        RowFault: What is wrong with the row.
+    """
+    if isinstance(row, RowFault):
+        raise row
+    prompt, is_cleaned = _prompt(row, columns.prompt)
+    halves = _ranked(row, columns)
+    if halves is None:
+        return None, is_cleaned
+    pictures = [picture(number, row, column) for column in halves]
+    return PreferencePair(number, prompt, *pictures), is_cleaned
 
 
 def cell(row: Mapping[str, Any], column: str) -> Any:

@@ -1,0 +1,70 @@
+"""Loads batches in a thread of its own, a few ahead, so that the loop does not wait for them."""
+
+import queue
+import threading
+from collections.abc import Iterator
+from types import TracebackType
+
+from training.data.batches import Unfinished
+
+_NUM_AHEAD = 3
+_POLL_SECONDS = 0.1
+
+
+class BatchLoader:
+    """A training's batches in their order; leaving the context ends its thread."""
+
+    def __init__(self) -> None:
+        """Make it; nothing is loaded before `start`."""
+        self._loaded: queue.Queue[Unfinished | BaseException] = queue.Queue(_NUM_AHEAD)
+        self._is_over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, batches: Iterator[Unfinished]) -> None:
+        """Begin to load; once."""
+        self._thread = threading.Thread(
+            target=self._load, args=(batches,), name="load batches", daemon=True
+        )
+        self._thread.start()
+
+    def next(self) -> Unfinished:
+        """Wait for the next batch, if it is not there yet, and return it.
+
+        Raises:
+            UserError: The data can't be read.
+        """
+        loaded = self._loaded.get()
+        if isinstance(loaded, BaseException):
+            raise loaded
+        return loaded
+
+    def __enter__(self) -> "BatchLoader":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._is_over.set()
+        if self._thread is not None:
+            self._thread.join(_POLL_SECONDS * 50)  # not for ever: it may wait for the network
+
+    def _load(self, batches: Iterator[Unfinished]) -> None:
+        try:
+            for batch in batches:
+                if not self._hand_over(batch):
+                    break
+        except BaseException as error:  # the loop raises it
+            self._hand_over(error)
+
+    def _hand_over(self, loaded: Unfinished | BaseException) -> bool:
+        """Wait for a place; returns whether anybody still wants it."""
+        while not self._is_over.is_set():
+            try:
+                self._loaded.put(loaded, timeout=_POLL_SECONDS)
+            except queue.Full:
+                continue
+            return True
+        return False

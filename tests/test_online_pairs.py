@@ -14,7 +14,7 @@ from training.config import TrainingConfig
 from training.data.batches import DrawSettings
 from training.data.opening import open_batches, read_rows
 from training.loop.metrics import MEASURED
-from training.loop.trainer import train_on
+from training.loop.trainer import train, train_on
 from training.run import RunDirectory
 
 DRAWS = DrawSettings(
@@ -55,6 +55,7 @@ def config_of(folder, output, *, encode="online", buckets=False, **groups) -> Tr
             "optimizer": {"num_steps": 4, "batch_size": 2, "learning_rate": 1e-3}
             | groups.pop("optimizer", {}),
             "run": {"output": folder.parent / output, "log_every": 1},
+            **groups,
         }
     )
 
@@ -166,6 +167,30 @@ def test_online_training_has_the_losses_of_one_encoded_ahead(folder, pipelines, 
     for one, other in zip(ahead, online, strict=True):
         assert other["loss"] == pytest.approx(one["loss"], abs=1e-5)
     assert abs(online[-1]["loss"] - online[0]["loss"]) > 1e-3
+
+
+def test_a_whole_training_encodes_in_the_loop(folder, tmp_path):
+    """In buckets, with pairs held out and pictures made on the way, from the base's folder."""
+    tiny_pipeline("sd15", dtype=torch.float32).save_pretrained(tmp_path / "base")
+    lines = []
+    for encode in ("ahead", "online"):
+        config = config_of(
+            folder,
+            encode,
+            encode=encode,
+            buckets=True,
+            model={"base": str(tmp_path / "base")},
+            objective={"name": "chats-no-ref"},
+            optimizer={"learning_rate": 1e-4, "num_steps": 2},
+            validation={"held_out": 2, "every": 1},
+            samples={"num_steps": 1, "num_prompts": 1},
+        )
+        train(config)
+        run = RunDirectory(config.run.output)
+        lines.append(run.read_metrics())
+        assert {sample.step for sample in run.read_samples()} == {0, 2}
+    for one, other in zip(*lines, strict=True):
+        assert other["validation/loss"] == pytest.approx(one["validation/loss"], abs=1e-5)
 
 
 def test_an_online_training_is_the_same_each_time_bit_for_bit(folder, pipelines):

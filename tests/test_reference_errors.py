@@ -13,7 +13,7 @@ from tests.tiny import tiny_pipeline
 from tests.tiny_preferences import write_preferences
 from training.config import TrainingConfig
 from training.data.encoded_pairs import encode_pairs
-from training.data.opening import open_batches, read_rows
+from training.data.opening import open_batches, open_held_out, read_rows
 from training.loop.metrics import MEASURED
 from training.loop.pair_model import PairModel
 from training.loop.trainer import train_on
@@ -162,32 +162,23 @@ def test_trainings_that_draw_the_same_share_the_errors(make_config, pipeline, re
     assert longer == trained(make_config("x", optimizer={"num_steps": 4}, cached=False), pipeline)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
+def test_whatever_decides_the_errors_makes_others(make_config, pipeline, tmp_path):
+    index = tmp_path / "cache" / "reference-errors" / "index.json"
+    changes = (
+        {},
         {"run": {"seed": 1}},
         {"objective": {"dispreferred_prompt_drop": 0.4}},
         {"objective": {"name": "diffusion-dpo"}},
-        {"optimizer": {"batch_size": 2}},
+        {"optimizer": {"num_steps": 1, "batch_size": 2}},
         {"model": {"kind": "full"}},
         {"data": {"max_pairs": 3}},
         {"data": {"resolution": 20}},
         {"data": {"null_prompt": "zeros"}},
         {"noise": {"sampling": "logit-normal"}},
-    ],
-)
-def test_whatever_decides_the_errors_makes_others(make_config, pipeline, tmp_path, changes):
-    keys = []
-    for output, changed in (("a", {}), ("b", changes)):
-        trained(
-            make_config(
-                output, optimizer={"num_steps": 1} | changed.pop("optimizer", {}), **changed
-            ),
-            pipeline,
-        )
-        index = tmp_path / "cache" / "reference-errors" / "index.json"
-        keys.append(len(json.loads(index.read_text())["shards"]))
-    assert keys == [1, 2]
+    )
+    for number, changed in enumerate(changes, start=1):
+        trained(make_config(str(number), **({"optimizer": {"num_steps": 1}} | changed)), pipeline)
+        assert len(json.loads(index.read_text())["shards"]) == number, changed
 
 
 def test_another_model_has_other_errors(make_config, pipeline, tmp_path, reference_calls):
@@ -198,6 +189,20 @@ def test_another_model_has_other_errors(make_config, pipeline, tmp_path, referen
     reference_calls.clear()
     trained(make_config("b"), other)
     assert len(reference_calls) == 3
+
+
+def test_held_out_pairs_are_measured_though_the_reference_is_kept(make_config, pipeline):
+    """Their draws are others than the training's: a full training keeps its reference for them."""
+    lines = []
+    for cached in (False, True):
+        config = make_config(str(cached), cached=cached, model={"kind": "full"})
+        source = open_batches(read_rows(config.data), pipeline, config.data, run=config.run.output)
+        held_out = open_held_out(read_rows(config.data)[:2], pipeline, config.data)
+        train_on(config, source, pipeline, held_out=held_out)
+        found = RunDirectory(config.run.output).read_metrics()
+        lines.append([{name: line[name] for name in line.keys() - MEASURED} for line in found])
+    assert lines[0] == lines[1]
+    assert "validation/margin" in lines[1][-1]
 
 
 def test_a_full_training_with_kept_errors_holds_no_reference(make_config, pipeline, monkeypatch):

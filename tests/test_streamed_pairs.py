@@ -132,6 +132,12 @@ def test_a_stream_that_could_not_be_is_refused(tmp_path):
         read_rows(settings_of(path=tmp_path))
 
 
+def test_nothing_of_a_stream_can_be_held_out(tmp_path):
+    groups = {"data": settings_of().model_dump(), "run": {"output": tmp_path / "run"}}
+    with pytest.raises(ValueError, match=r"validation\.held_out needs data\.max_pairs"):
+        TrainingConfig.model_validate(groups | {"validation": {"held_out": 2}})
+
+
 def test_a_missing_column_is_named_before_anything_is_loaded(put_on_hub):
     put_on_hub(lambda _, columns: columns.__setitem__("text", columns.pop("prompt")))
     with pytest.raises(UserError, match="no column 'prompt'"):

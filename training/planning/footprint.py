@@ -69,7 +69,7 @@ def footprint(config: TrainingConfig, folder: Path) -> Footprint:
         family=family,
         seed=config.run.seed,
     ).to("meta")  # adapters are made with content
-    if config.objective.cache_reference:
+    if config.objective.cache_reference and not config.validation.held_out:
         model.drop_reference()
     side = _latent_side(config, folder, default=default_side(denoiser.config, family))
     num_rows = config.optimizer.batch_size

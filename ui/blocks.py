@@ -10,6 +10,8 @@ from ui.compare import build_compare
 from ui.endpoints import add_endpoints
 from ui.html import plain_html
 from ui.services import Services
+from ui.train import build_train
+from ui.train_endpoints import add_train_endpoints
 
 TITLE = "CHATS"
 SENTENCE = "One prompt, one seed, sampled with and without human preferences, side by side."
@@ -30,10 +32,16 @@ def build_ui(services: Services) -> gr.Blocks:
         with gr.Row(elem_classes="top"):
             plain_html(HEADER, elem_classes="masthead-box")
             pill = plain_html(render_model_status(services.status()), elem_id="chats-model")
-        with gr.Tabs(elem_id="chats-tabs"), gr.Tab("Compare", id="compare"):
-            build_compare(services, page=page)
+        with gr.Tabs(elem_id="chats-tabs"):
+            with gr.Tab("Compare", id="compare"):
+                build_compare(services, page=page)
+            if services.desk:
+                with gr.Tab("Train", id="train") as train:
+                    build_train(services.desk, page=page, tab=train)
         plain_html(FOOTER)
         add_endpoints(services)
+        if services.desk:
+            add_train_endpoints(services.desk)
         _follow_model(services, page=page, pill=pill)
     return page.queue(max_size=32)
 

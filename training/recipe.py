@@ -113,11 +113,11 @@ def command_arguments(config: TrainingConfig, recipe: Recipe | None) -> list[str
 
 
 def _flags(given: BaseModel, start: BaseModel, *, prefix: str = "") -> Iterator[str]:
-    for name in type(given).model_fields:
+    for name, field in type(given).model_fields.items():
         value, before = getattr(given, name), getattr(start, name)
         if isinstance(value, BaseModel):
             yield from _flags(value, before, prefix=f"{prefix}{name}.")
-        elif value != before:
+        elif value != before or field.is_required():
             yield from _flag(f"{prefix}{name}".replace("_", "-"), value)
 
 

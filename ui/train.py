@@ -131,7 +131,7 @@ class TrainHandlers:
         except UserError as error:
             raise _told(error) from None
         note = render_recipe(recipe, left_out=left_out)
-        return (recipe, note, gr.Dropdown(value=None), *self._filled(recipe))
+        return (recipe, note, gr.update(value=None), *self._filled(recipe))
 
     def restore(self, saved: Any) -> tuple[Any, ...]:
         """Fill the form from what the browser kept; what it kept is not trusted."""
@@ -146,7 +146,7 @@ class TrainHandlers:
         inputs = kept.get("inputs") if isinstance(kept.get("inputs"), Mapping) else {}
         shown = {**self._settings.show(complete(recipe)), **inputs}
         values = [shown[each] for each in self._settings.inputs]
-        return (data, recipe, render_recipe(recipe), gr.Dropdown(value=name), *values)
+        return (data, recipe, render_recipe(recipe), gr.update(value=name), *values)
 
     def list_data(self, current: Any) -> Any:
         """List the data sets anew."""

@@ -37,7 +37,13 @@ class TrainEndpoints:
             prepared = self._prepare(data, recipe, settings)
             memory = None
             if with_memory and prepared.config:
-                memory = asdict(self._desk.estimate(prepared.config, threading.Event()))
+                report = self._desk.estimate(prepared.config, threading.Event())
+                memory = {
+                    **asdict(report),
+                    "remedies": list(report.remedies),
+                    "total": report.total,
+                    "fits": report.fits,
+                }
             return {
                 "can_start": not prepared.obstacles,
                 "obstacles": list(prepared.obstacles),

@@ -17,6 +17,7 @@ from chats.environment import check_environment
 from chats.errors import UserError
 from chats.generation.events import ImagesEvent, StepEvent
 from chats.shapes import BASE, PAIR, SHAPES_MODEL, SHAPES_NUM_STEPS
+from training.datasets import DatasetStore
 from ui.server import (
     LOGIN_VARIABLE,
     check_login,
@@ -29,7 +30,6 @@ from ui.services import ModelChoice, ModelStatus, Services
 if TYPE_CHECKING:
     from chats.models.manager import ModelManager
 
-MAX_UPLOAD = "50mb"
 SHAPES_EXAMPLES = (
     "three red stars on a black background",
     "a blue circle to the left of a square",
@@ -63,6 +63,9 @@ class Settings(FrozenSettings):
 
     pair: str | None = None
     """Its preference pair: a folder or a Hub id; none means the one embedded with Shapes."""
+
+    max_upload_mb: int = Field(4096, ge=1)
+    """Largest file that the page takes, in megabytes; data sets come as one zip."""
 
     device: str | None = None
     """Torch device, such as `cpu`, `cuda` or `cuda:1`; none means the best there is."""
@@ -128,6 +131,7 @@ def main(settings: Settings) -> None:
             generate=models.generate,
             models=lambda: (describe_model(settings),),
             status=models.status,
+            datasets=DatasetStore(settings.workspace.expanduser().resolve() / "datasets"),
         )
     )
     page.launch(
@@ -140,7 +144,7 @@ def main(settings: Settings) -> None:
         enable_monitoring=False,
         run_history=False,
         ssr_mode=False,
-        max_file_size=MAX_UPLOAD,
+        max_file_size=f"{settings.max_upload_mb}mb",
         quiet=True,
         app_kwargs={"middleware": [own_hosts_only(settings.host)]},
         **launch_options(),

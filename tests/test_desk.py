@@ -44,7 +44,7 @@ def test_a_data_set_that_is_new_is_found_at_once():
     with pytest.raises(UserError):
         desk.find_data(FakeDataSet().id)
     data_sets.known.append(FakeDataSet())
-    assert desk.find_data(FakeDataSet().id).num_pairs == 336
+    assert desk.find_data(FakeDataSet().id).num_pairs == FakeDataSet().num_pairs
 
 
 def test_bases_are_those_of_the_recipes_and_the_servers_own():

@@ -4,10 +4,11 @@ import random
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from chats.shapes.checker import keeps_promise, read, sharpness
-from chats.shapes.pairs import PairsConfig, main, rank
-from chats.shapes.world import Spec, SpecObject, place, render, sample_spec, violate
+from chats.shapes.pairs import PairsConfig, main, make_pairs, rank
+from chats.shapes.world import Spec, SpecObject, caption, place, render, sample_spec, violate
 
 NUM_SCENES = 300
 
@@ -70,3 +71,20 @@ def test_rank_prefers_the_kept_promise_and_gives_up_on_ties():
     assert np.array_equal(pair.rejected, bad)
     assert rank(spec, np.stack([good, good])) is None
     assert rank(spec, np.stack([bad, bad])) is None
+
+
+def test_rendered_pairs_keep_and_break_their_promise():
+    pairs = list(make_pairs(PairsConfig(source="rendered", num_prompts=100)))
+    assert len(pairs) == 100
+    for pair in pairs:
+        assert keeps_promise(read(pair.chosen), pair.spec), caption(pair.spec)
+        assert not keeps_promise(read(pair.rejected), pair.spec), caption(pair.spec)
+
+
+def test_pairs_can_be_of_some_categories_only():
+    pairs = list(
+        make_pairs(PairsConfig(source="rendered", num_prompts=20, categories=["position"]))
+    )
+    assert {pair.spec.category for pair in pairs} == {"position"}
+    with pytest.raises(ValidationError, match="single_object"):
+        PairsConfig(categories=["single_object"])

@@ -11,7 +11,16 @@ import pytest
 import yaml
 
 from tests.page_fakes import Visitor
-from tests.train_fakes import FakeConsole, FakeDataSet, FakeDataSets, build_page, make_desk
+from tests.train_fakes import (
+    COURSE,
+    NUM_STEPS,
+    START,
+    FakeConsole,
+    FakeDataSet,
+    FakeDataSets,
+    build_page,
+    make_desk,
+)
 from training.config import ObjectiveName, TrainingConfig
 from training.planning.estimate import MemoryReport
 from training.recipe import complete
@@ -64,9 +73,8 @@ def test_every_setting_of_a_training_is_asked_or_has_its_reason_not_to_be(tab):
 def test_a_whole_form_shows_what_it_comes_to(tab):
     notes, told = tab.preview()
     assert set(notes.values()) == {""}
-    # 210 steps of 32 pairs are 6720, and each of 336 pairs is seen 20 times.
-    assert "6,720 pairs in 210 steps of 32" in told["course"]
-    assert "20.0 times each of 336 pairs" in told["course"]
+    assert COURSE in told["course"]
+    assert f"20.0 times each of {FakeDataSet().num_pairs} pairs" in told["course"]
     assert "nothing like it has run here yet" in told["course"]
     assert told["command"].startswith("python -m training submit --workspace workspace --config ")
     assert (told["start"].interactive, told["reason"]) == (True, "")
@@ -76,8 +84,8 @@ def test_a_whole_form_shows_what_it_comes_to(tab):
 def test_what_is_wrong_stands_at_its_setting_and_keeps_start_closed(tab):
     notes, told = tab.preview(**{"model.rank": 5000, "optimizer.num_steps": 10})
     assert "less than or equal to 1024" in notes["model.rank"]
-    assert "warmup_steps 21 must be less than" in notes["optimizer.warmup_steps"]
-    assert "changed, was 210" in notes["optimizer.num_steps"]
+    assert f"warmup_steps {START.warmup_steps} must be less than" in notes["optimizer.warmup_steps"]
+    assert f"changed, was {NUM_STEPS}" in notes["optimizer.num_steps"]
     assert told["start"].interactive is False
     assert told["reason"] == "<p>These settings are wrong: Rank, Warmup steps.</p>"
     assert told["command"] == ""

@@ -11,9 +11,16 @@ import gradio as gr
 from chats.errors import UserError
 from training.config import TrainingConfig
 from training.desk import TrainingDesk
+from training.recipe import complete, list_recipes
 from training.run import RunDirectory
 
 Made = TypeVar("Made")
+
+START = next(complete(each) for each in list_recipes() if each.name == "shapes_demo").optimizer
+"""What the form shows at first."""
+NUM_STEPS, NUM_PAIRS = START.num_steps, START.num_steps * START.batch_size
+COURSE = f"{NUM_PAIRS:,} pairs in {NUM_STEPS} steps of {START.batch_size}"
+"""What the page says of it; every pair of the fake data set is seen 20 times."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,7 @@ class FakeDataSet:
 
     id: str = "20260101-0a0b0c0d"
     name: str = "Votes of <b>spring</b>"
-    num_pairs: int = 336
+    num_pairs: int = NUM_PAIRS // 20
     folder: Path = Path("workspace/datasets/20260101-0a0b0c0d")
 
 

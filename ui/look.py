@@ -118,13 +118,16 @@ def theme() -> gr.Theme:
     )
 
 
+STYLES = ("page.css", "data.css")
+
+
 def launch_options() -> dict[str, Any]:
     """Return what `gr.Blocks.launch` takes for the look."""
     assets = files("ui") / "assets"
     script = (assets / "page.js").read_text(encoding="utf-8")
     return {
         "theme": theme(),
-        "css": (assets / "page.css").read_text(encoding="utf-8"),
+        "css": "\n".join((assets / name).read_text(encoding="utf-8") for name in STYLES),
         "head": f"<script>{script}</script>",
         "footer_links": [],
     }

@@ -14,6 +14,7 @@ from training.desk import EstimateSupersededError, TrainingDesk
 from training.recipe import Recipe, complete, make_recipe, write_recipe
 from ui.preparing import BASE, Preparation, Prepared
 from ui.runs import Runs
+from ui.told import told
 from ui.train_cards import (
     COUNTING,
     NOT_COUNTED,
@@ -35,6 +36,8 @@ RESTS_AFTER_SECONDS = 0.5
 
 # Gradio needs a fixed value to read the form again after a restart; nothing secret is stored.
 STORAGE_SECRET = "chats"
+
+NOT_READ = "Not read"
 
 logger = logging.getLogger(__name__)
 
@@ -102,10 +105,8 @@ class TrainHandlers:
 
     def choose(self, name: Any) -> tuple[Any, ...]:
         """Fill the form from one of our recipes."""
-        try:
+        with told(title=NOT_READ):
             recipe = self._desk.find_recipe(name)
-        except UserError as error:
-            raise _told(error) from None
         return (recipe, render_recipe(recipe), *self._filled(recipe))
 
     def reset(self, start: Recipe) -> list[Any]:
@@ -121,15 +122,13 @@ class TrainHandlers:
     def read_yaml(self, path: str) -> tuple[Any, ...]:
         """Fill the form from an uploaded recipe, or from the config.yaml of a run."""
         file = Path(path)
-        try:
+        with told(title=NOT_READ):
             if file.stat().st_size > MAX_BYTES:
                 raise UserError(f"{file.name} is longer than settings can be.")
             content = read_untrusted_yaml(file.read_bytes())
             recipe, left_out = make_recipe(content, name=file.name)
             self._check_offered(complete(recipe))
             left_out += _of_the_source(recipe)
-        except UserError as error:
-            raise _told(error) from None
         note = render_recipe(recipe, left_out=left_out)
         return (recipe, note, gr.update(value=None), *self._filled(recipe))
 
@@ -206,12 +205,18 @@ def start_training(desk: TrainingDesk, prepared: Prepared) -> str:
     return desk.submit(prepared.config)
 
 
-def build_train(desk: TrainingDesk, *, page: gr.Blocks, tab: gr.Tab) -> None:
+def kept_form() -> gr.BrowserState:
+    """Have the browser keep the form; place it outside of tabs, which are made when opened."""
+    return gr.BrowserState(None, storage_key="chats-train", secret=STORAGE_SECRET)
+
+
+def build_train(
+    desk: TrainingDesk, *, page: gr.Blocks, tab: gr.Tab, saved: gr.BrowserState
+) -> None:
     """Lay out the tab and connect its handlers."""
     preparation = Preparation(desk)
     form = build_train_form(preparation)
     handlers = TrainHandlers(preparation, form)
-    saved = gr.BrowserState(None, storage_key="chats-train", secret=STORAGE_SECRET)
     asked = [form.data, form.start_from, *form.fields]
     shown = [
         *form.marks,
@@ -291,7 +296,3 @@ def _saved(recipe: Recipe) -> dict[str, Any]:
 def _of_the_source(recipe: Recipe) -> tuple[str, ...]:
     given = {f"{group}.{name}" for group, values in recipe.settings.items() for name in values}
     return tuple(name for name in OF_THE_SOURCE if name in given)
-
-
-def _told(error: UserError) -> gr.Error:
-    return gr.Error(str(error), print_exception=False, title="Not read")

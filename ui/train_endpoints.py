@@ -11,6 +11,7 @@ from chats.errors import UserError
 from training.desk import TrainingDesk
 from training.recipe import OWN_TO_A_RUN, complete
 from ui.preparing import Preparation, Prepared
+from ui.told import told
 from ui.train import start_training
 from ui.train_form import FIRST_RECIPE
 
@@ -33,7 +34,7 @@ class TrainEndpoints:
         self, data: str, recipe: str, settings: dict[str, Any], with_memory: bool
     ) -> dict[str, Any]:
         """Say what a training comes to, and all that stands in its way; nothing is started."""
-        try:
+        with told():
             prepared = self._prepare(data, recipe, settings)
             memory = None
             if with_memory and prepared.config:
@@ -53,19 +54,15 @@ class TrainEndpoints:
                 "course": asdict(prepared.course) if prepared.course else None,
                 "memory": memory,
             }
-        except UserError as error:
-            raise _shown(error) from None
 
     def train_start(self, data: str, recipe: str, settings: dict[str, Any]) -> dict[str, str]:
         """Put a training into the queue; gives the id of its run."""
-        try:
+        with told():
             prepared = self._prepare(data, recipe, settings)
             if prepared.problems:
                 lines = [f"{name}: {text}" for name, text in prepared.problems.items()]
                 raise UserError("\n".join(lines))
             return {"run": start_training(self._desk, prepared)}
-        except UserError as error:
-            raise _shown(error) from None
 
     def _prepare(self, data: Any, recipe: Any, settings: Any) -> Prepared:
         start = complete(self._desk.find_recipe(recipe)).model_dump(mode="json")
@@ -138,7 +135,3 @@ def add_train_endpoints(desk: TrainingDesk) -> None:
         concurrency_id="train-start",
         concurrency_limit=1,
     )
-
-
-def _shown(error: UserError) -> gr.Error:
-    return gr.Error(str(error), print_exception=False)

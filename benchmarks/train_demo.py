@@ -82,8 +82,8 @@ def main(config: DemoConfig) -> None:
         kept = list(pool.map(kept_promises, *zip(*jobs, strict=True)))
     base, tuned = np.stack(kept).reshape(2, 1, config.num_seeds, -1)
     print(
-        f"\n{config.num_prompts} held-out prompts × {config.num_seeds} seeds, s = {config.scale:g}, "
-        f"{_minutes(start)}"
+        f"\n{config.num_prompts} held-out prompts × {config.num_seeds} seeds, "
+        f"s = {config.scale:g}, {_minutes(start)}"
     )
     print(f"CFG on the base           {score(base)}% of the promises kept")
     print(f"CHATS with the new pair   {score(tuned)}%, α = {config.alpha:g}")

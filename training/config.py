@@ -9,15 +9,25 @@ from typing import Annotated, Any, Literal
 
 import tyro
 import yaml
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from chats.config import FrozenSettings
+from chats.config import DEFAULT_ALPHA, DEFAULT_SCALE, FrozenSettings
 from chats.errors import UserError, explain_validation
 
 ObjectiveName = Literal[
     "chats", "chats-no-ref", "diffusion-dpo", "sft-preferred", "sft-all", "diffusion-npo"
 ]
 """Training objectives; `chats.objective` holds the formula of each."""
+
+TrackerName = Literal["tensorboard", "wandb", "trackio"]
+"""Programs that draw a training's metrics; each is a package of its own."""
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -187,6 +197,53 @@ class OptimizerSettings(FrozenSettings):
         return self
 
 
+class ValidationSettings(FrozenSettings):
+    """Pairs that are not trained on but measured on the way, always with the same draws."""
+
+    held_out: int | float = 0
+    """Pairs that are held out, whole prompts at a time: how many (64), or which share of the
+    prompts (0.05); 0 holds out none."""
+
+    every: int = Field(100, ge=1)
+    """Measure them every so many optimizer steps, before the first one and after the last."""
+
+    max_pairs: int = Field(128, ge=1)
+    """Measure at most so many of them, always the same ones."""
+
+    @field_validator("held_out")
+    @classmethod
+    def _held_out_is_a_number_or_a_share(cls, held_out: int | float) -> int | float:
+        if held_out < 0 or (isinstance(held_out, float) and held_out >= 1):
+            raise ValueError("give a whole number of pairs, or a share of the prompts below 1")
+        return held_out
+
+
+class SampleSettings(FrozenSettings):
+    """Pictures that are made on the way, always of the same prompts with the same seeds."""
+
+    every: int | None = Field(None, ge=0)
+    """Make them every so many optimizer steps, before the first one and after the last; none means
+    whenever a checkpoint is saved, 0 makes none."""
+
+    prompts: tuple[Annotated[str, Field(min_length=1, max_length=2000)], ...] = ()
+    """What they show; none given means the first prompts held out, or else of the data."""
+
+    num_prompts: int = Field(4, ge=1, le=64)
+    """How many prompts are taken from the data if none are given."""
+
+    num_steps: int = Field(20, ge=1, le=200)
+    """Denoising steps."""
+
+    scale: float = Field(DEFAULT_SCALE, ge=0, le=30)
+    """Guidance scale s as the paper writes it; diffusers' guidance_scale is 1 + s."""
+
+    alphas: tuple[Annotated[float, Field(ge=-1, le=2)], ...] = Field((DEFAULT_ALPHA,), min_length=1)
+    """Values of α, one picture of a CHATS pair for each."""
+
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Seed of the first prompt's noise; the next prompt has the next one."""
+
+
 class RunSettings(FrozenSettings):
     """Where it is written, and how it runs."""
 
@@ -208,15 +265,23 @@ class RunSettings(FrozenSettings):
     keep_last: int = Field(2, ge=1)
     """Checkpoints that are kept."""
 
+    trackers: tuple[TrackerName, ...] = ()
+    """Programs that are sent the metrics too, by their packages: `tensorboard` (written below the
+    run), `wandb`, `trackio`."""
 
-class DryRunSettings(FrozenSettings):
-    """What a dry run is asked beside the training's settings; no part of a training."""
+
+class LaunchSettings(FrozenSettings):
+    """How a training's processes are started; no part of a training."""
 
     engine: str | None = None
     """Start it with this file of training/engines, named without its ending; none: one process."""
 
     num_processes: int | None = Field(None, ge=1)
     """Processes on all machines together; none means what the engine says."""
+
+
+class DryRunSettings(LaunchSettings):
+    """What a dry run is asked beside the training's settings; no part of a training."""
 
     pairs_per_second: float | None = Field(None, gt=0)
     """A measured speed of all processes; none means the speed in the run's metrics, if any."""
@@ -231,6 +296,8 @@ class TrainingConfig(FrozenSettings):
     objective: ObjectiveSettings = ObjectiveSettings()
     noise: NoiseSettings = NoiseSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
+    validation: ValidationSettings = ValidationSettings()
+    samples: SampleSettings = SampleSettings()
 
 
 def load_training_config(path: Path) -> TrainingConfig:
@@ -268,7 +335,8 @@ def parse_command_line(arguments: Sequence[str]) -> TrainingConfig:
         "--config FILE.yaml reads settings from a file; flags go over it. --dry-run only tells "
         "what it would cost; --engine, --num-processes and --pairs-per-second go with it. "
         "`export` and `push` as the first word publish what was trained: "
-        "`python -m training export --help`.",
+        "`python -m training export --help`; `submit`, `list`, `logs`, `stop` and `resume` are the "
+        "queue: `python -m training submit --help`.",
     )
 
 

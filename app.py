@@ -18,6 +18,8 @@ from chats.errors import UserError
 from chats.generation.events import ImagesEvent, StepEvent
 from chats.shapes import BASE, PAIR, SHAPES_MODEL, SHAPES_NUM_STEPS
 from training.datasets import DatasetStore
+from training.desk import TrainingDesk
+from training.jobs.console import JobConsole, JobSettings
 from ui.server import (
     LOGIN_VARIABLE,
     check_login,
@@ -42,6 +44,7 @@ EXAMPLES = (
     "a red fox in fresh snow, morning light",
     "a cosy bookshop on a rainy evening, watercolour",
 )
+NO_TRAININGS = "This server starts no trainings. Run the program yourself to train."
 
 logger = logging.getLogger("chats")
 
@@ -66,6 +69,9 @@ class Settings(FrozenSettings):
 
     max_upload_mb: int = Field(4096, ge=1)
     """Largest file that the page takes, in megabytes; data sets come as one zip."""
+
+    trainings: bool = True
+    """Whether people who reach the page may start trainings on this machine."""
 
     device: str | None = None
     """Torch device, such as `cpu`, `cuda` or `cuda:1`; none means the best there is."""
@@ -122,6 +128,7 @@ def main(settings: Settings) -> None:
     check_port(settings.host, settings.port)
     prepare_environment(settings.workspace)
     models = Models(settings)
+    datasets, desk = make_desk(settings)
 
     from ui.blocks import build_ui
     from ui.look import launch_options
@@ -131,7 +138,8 @@ def main(settings: Settings) -> None:
             generate=models.generate,
             models=lambda: (describe_model(settings),),
             status=models.status,
-            datasets=DatasetStore(settings.workspace.expanduser().resolve() / "datasets"),
+            datasets=datasets,
+            desk=desk,
         )
     )
     page.launch(
@@ -152,6 +160,24 @@ def main(settings: Settings) -> None:
     logger.info("Serving http://%s:%d", settings.host, settings.port)
     threading.Thread(target=models.warm_up, name="warm-up", daemon=True).start()
     page.block_thread()
+
+
+def make_desk(settings: Settings) -> tuple[DatasetStore, TrainingDesk]:
+    """Open the workspace's data sets, and its queue; what waited when it went down goes on."""
+    workspace = settings.workspace.expanduser().resolve()
+    datasets = DatasetStore(workspace / "datasets")
+    console = JobConsole(JobSettings(workspace=workspace))
+    for run_id in console.reconcile():
+        logger.info("The training %s waits for its turn again", run_id)
+    model = describe_model(settings)
+    desk = TrainingDesk(
+        data_sets=datasets,
+        console=console,
+        workspace=workspace,
+        models=((model.title, model.name),),
+        refusal="" if settings.trainings else NO_TRAININGS,
+    )
+    return datasets, desk
 
 
 def describe_model(settings: Settings) -> ModelChoice:

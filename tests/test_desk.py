@@ -1,5 +1,6 @@
 """The desk where trainings are prepared: ids in, places of its own, estimates that can be ended."""
 
+import io
 import subprocess
 import sys
 import threading
@@ -7,13 +8,21 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from chats.errors import UserError
+from tests.job_queue import Cluster
 from tests.train_fakes import FakeConsole, FakeDataSet, FakeDataSets, make_desk
-from training.config import TrainingConfig, parse_command_line
-from training.desk import EstimateSupersededError
+from training.config import TrainingConfig
+from training.datasets import DatasetStore
+from training.desk import EstimateSupersededError, TrainingDesk
+from training.jobs.commands import parse_job_command
+from training.jobs.console import JobConsole, JobSettings
+from training.preferences import read_preferences
 from training.recipe import complete
 from training.run import RunDirectory
+from ui.preparing import Preparation
+from ui.train import start_training
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,9 +68,35 @@ def test_the_command_submits_the_same_training():
     recipe = desk.find_recipe("shapes_demo")
     config = config_of(desk, num_steps=50, betas=(0.8, 0.9))
     command = desk.command(config, recipe)
-    assert command[:6] == ["python", "-m", "training", "submit", "--workspace", "workspace"]
-    again = parse_command_line([*command[6:], "--run.output", str(config.run.output)])
-    assert again == config
+    assert command[:3] == ["python", "-m", "training"]
+    submit = parse_job_command(command[3:])
+    assert submit.settings.workspace == Path("workspace")
+    given = {"data", "model", "objective", "optimizer", "noise"}
+    assert submit.config.model_dump(include=given) == config.model_dump(include=given)
+
+
+def test_the_real_store_and_queue_take_what_was_prepared(tmp_path):
+    store = DatasetStore(tmp_path / "datasets")
+    data = store.create(name="Votes", origin="here")
+    for k in (1, 2):
+        halves = (png((k, 0, 0)), png((0, k, 0)))
+        data.append(prompt=f"a star {k}", chosen=halves[0], rejected=halves[1])
+    console = JobConsole(JobSettings(workspace=tmp_path), launchers={"here": Cluster()})
+    desk = TrainingDesk(data_sets=store, console=console, workspace=tmp_path)
+    prepared = Preparation(desk).prepare({"optimizer": {"num_steps": 5}}, data_id=data.id)
+    assert prepared.obstacles == ()
+    run = start_training(desk, prepared)
+    config = console.config(run)
+    assert (config.data.path, config.optimizer.num_steps) == (data.folder, 5)
+    assert config.run.output == tmp_path / "runs" / run
+    assert len(read_preferences(config.data)) == 2
+    assert desk.speed(config) is None
+
+
+def png(color) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8), color).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def test_where_trainings_are_not_started_none_is():

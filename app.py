@@ -1,5 +1,6 @@
 """Serve the page: `python app.py --port 7860`. The only file that knows every package."""
 
+import importlib
 import json
 import logging
 import os
@@ -103,6 +104,7 @@ class Models:
         """Load model and pair, so that the first person does not wait for them."""
         title = _title(self._settings.model)
         try:
+            self.open_libraries()
             with self._get_manager().lease(self._settings.model, self._settings.pair) as lease:
                 self._status = ModelStatus("ready", f"{title}, ready on {lease.device_name}")
         except UserError as error:
@@ -111,6 +113,12 @@ class Models:
         except Exception as error:
             logger.exception("%s could not be loaded", title)
             self._status = ModelStatus("failed", f"{title} could not be loaded: {error}")
+
+    def open_libraries(self) -> None:
+        """Import all that models and estimates need; two threads that do so at once fail."""
+        self._get_manager()
+        with self._lock:
+            importlib.import_module("training.planning.dry_run")
 
     def _get_manager(self) -> "ModelManager":
         with self._lock:
@@ -128,7 +136,7 @@ def main(settings: Settings) -> None:
     check_port(settings.host, settings.port)
     prepare_environment(settings.workspace)
     models = Models(settings)
-    datasets, desk = make_desk(settings)
+    datasets, desk = make_desk(settings, models)
 
     from ui.blocks import build_ui
     from ui.look import launch_options
@@ -162,7 +170,7 @@ def main(settings: Settings) -> None:
     page.block_thread()
 
 
-def make_desk(settings: Settings) -> tuple[DatasetStore, TrainingDesk]:
+def make_desk(settings: Settings, models: Models) -> tuple[DatasetStore, TrainingDesk]:
     """Open the workspace's data sets, and its queue; what waited when it went down goes on."""
     workspace = settings.workspace.expanduser().resolve()
     datasets = DatasetStore(workspace / "datasets")
@@ -175,6 +183,7 @@ def make_desk(settings: Settings) -> tuple[DatasetStore, TrainingDesk]:
         console=console,
         workspace=workspace,
         models=((model.title, model.name),),
+        open_libraries=models.open_libraries,
         refusal="" if settings.trainings else NO_TRAININGS,
     )
     return datasets, desk

@@ -113,6 +113,7 @@ class TrainingDesk:
         workspace: Path,
         models: Sequence[tuple[str, str]] = (),
         refusal: str = "",
+        open_libraries: Callable[[], None] = lambda: None,
     ) -> None:
         """Take the workspace, its data sets and its queue.
 
@@ -122,6 +123,7 @@ class TrainingDesk:
             workspace: Folder of all of it.
             models: Base models to offer beside those of the recipes, as (title, name).
             refusal: Why nobody may start a training here; empty if they may.
+            open_libraries: Imports torch and what stands on it, where other threads may do so too.
         """
         self.refusal = refusal
         self.recipes = list_recipes()
@@ -132,6 +134,7 @@ class TrainingDesk:
         self._data_sets = data_sets
         self._console = console
         self._workspace = workspace
+        self._open_libraries = open_libraries
         self._estimating = threading.Lock()
         self._known: dict[str, MemoryReport] = {}
         self._listed = _Remembered(lambda: tuple(self._data_sets.summaries()))
@@ -220,6 +223,7 @@ class TrainingDesk:
         key = config.model_dump_json(exclude={"data": {"path", "cache"}, "run": {"output"}})
         with self._turn(cancel):
             if key not in self._known:
+                self._open_libraries()
                 from training.launch import find_engine
                 from training.planning.dry_run import memory_report
                 from training.planning.stopping import StoppedError, stopped_by

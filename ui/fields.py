@@ -5,7 +5,7 @@ Values are those of `model_dump(mode="json")`, and so is what a form gives back.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -61,6 +61,8 @@ class Setting:
     """One setting of a model, with one input, or one for each item of a tuple of fixed length."""
 
     path: tuple[str, ...]
+    title: str
+    """Its name for people: `Batch size`."""
     help: str
     asks: tuple[Ask, ...]
     is_tuple: bool = False
@@ -73,14 +75,6 @@ class Setting:
     def name(self) -> str:
         """Its name as on the command line: `optimizer.batch_size`."""
         return ".".join(self.path)
-
-    @property
-    def title(self) -> str:
-        """Its name for people: `Batch size`; a name is that of its group, and numbers count."""
-        named = self.path[:-1] if self.path[-1] == "name" and len(self.path) > 1 else self.path
-        words = named[-1].removeprefix("num_").split("_")
-        title = " ".join(_ACRONYMS.get(word, word) for word in words)
-        return title[:1].upper() + title[1:]
 
     @property
     def range(self) -> str:
@@ -137,11 +131,13 @@ def describe(model: type[BaseModel]) -> tuple[Group, ...]:
     helps = {"": _plain(schema.get("description", ""))}
     for name, field in schema["properties"].items():
         if "$ref" not in field:
-            groups.setdefault("", []).append(_setting((name,), field))
+            found = _setting((name,), field, beside=schema["properties"])
+            groups.setdefault("", []).append(found)
             continue
         nested = schema["$defs"][field["$ref"].rpartition("/")[2]]
         helps[name] = _plain(nested.get("description", ""))
-        groups[name] = [_setting((name, key), each) for key, each in nested["properties"].items()]
+        fields = nested["properties"]
+        groups[name] = [_setting((name, key), fields[key], beside=fields) for key in fields]
     return tuple(Group(name, helps[name], tuple(found)) for name, found in groups.items())
 
 
@@ -168,7 +164,7 @@ def nest(values: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
     return nested
 
 
-def _setting(path: tuple[str, ...], field: Mapping[str, Any]) -> Setting:
+def _setting(path: tuple[str, ...], field: Mapping[str, Any], *, beside: Container[str]) -> Setting:
     kinds = field.get("anyOf", [field])
     given = [each for each in kinds if each.get("type") != "null"]
     is_number = all(each.get("type") in ("integer", "number") for each in given)
@@ -183,6 +179,7 @@ def _setting(path: tuple[str, ...], field: Mapping[str, Any]) -> Setting:
     none = _WHEN_NONE.search(text) if is_optional else None
     return Setting(
         path=path,
+        title=_title(path, beside=beside),
         help=text,
         asks=asks if is_tuple or not items else (Ask("yaml"),),
         is_tuple=is_tuple,
@@ -190,6 +187,16 @@ def _setting(path: tuple[str, ...], field: Mapping[str, Any]) -> Setting:
         is_path="path" in (schema.get("format", ""), schema.get("items", {}).get("format", "")),
         when_none=none[1].strip() if none else "none" if is_optional else "",
     )
+
+
+def _title(path: tuple[str, ...], *, beside: Container[str]) -> str:
+    """Call a name by its group, and a number by what it counts if nothing else is called so."""
+    name = path[-2] if path[-1] == "name" and len(path) > 1 else path[-1]
+    counted = name.removeprefix("num_")
+    if counted != name:
+        name = counted if counted not in beside else f"number of {counted}"
+    title = " ".join(_ACRONYMS.get(word, word) for word in name.replace("_", " ").split())
+    return title[:1].upper() + title[1:]
 
 
 def _ask(schema: Mapping[str, Any]) -> Ask:

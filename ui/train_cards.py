@@ -130,7 +130,7 @@ def gigabytes(num_bytes: int) -> str:
 
 def duration(seconds: float) -> str:
     """Say a time, such as `12 minutes` or `3.5 hours`."""
-    if seconds < 60:
+    if seconds < 90:
         return "a minute"
     if seconds < 5400:
         return f"{seconds / 60:.0f} minutes"

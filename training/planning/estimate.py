@@ -1,12 +1,14 @@
-"""What a training costs, by arithmetic alone: forwards, memory and samples."""
+"""What a training costs, by arithmetic alone: forwards, memory and samples; no torch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from chats.objective import Objective
 from training.config import OptimizerSettings
+
+if TYPE_CHECKING:
+    from chats.objective import Objective
 
 Shape = tuple[int, ...]
 _WEIGHT_BYTES = 4
@@ -43,8 +45,46 @@ class MemoryEstimate:
         return sum(vars(self).values())
 
 
+@dataclass(frozen=True)
+class MemoryReport:
+    """The memory of one process, by part, against what its device has.
+
+    Attributes:
+        parts: Bytes by the name of the part.
+        device: What it trains on, in words.
+        device_bytes: What that has; none for one that is not on this machine.
+        encoding_bytes: What the device holds before that, to encode the data; 0 where that is a
+            part of the training's own.
+        loading_bytes: What main memory holds at the start.
+        remedies: What makes it smaller and is not done yet, the cheapest first.
+        num_trained: Parameters that are trained.
+        num_frozen: Parameters that are not.
+        forwards_per_pair: What a pair costs, in forwards of the denoiser.
+    """
+
+    parts: Mapping[str, int]
+    device: str
+    device_bytes: int | None
+    encoding_bytes: int
+    loading_bytes: int
+    remedies: tuple[str, ...]
+    num_trained: int
+    num_frozen: int
+    forwards_per_pair: int
+
+    @property
+    def total(self) -> int:
+        """All parts together."""
+        return sum(self.parts.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether the device has as much; one that is not here is taken to."""
+        return self.device_bytes is None or self.total <= self.device_bytes
+
+
 def forward_equivalents(
-    objective: Objective,
+    objective: "Objective",
     *,
     kind: Literal["lora", "full"],
     gradient_checkpointing: bool,

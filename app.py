@@ -1,5 +1,6 @@
 """Serve the page: `python app.py --port 7860`. The only file that knows every package."""
 
+import importlib
 import json
 import logging
 import os
@@ -13,11 +14,16 @@ import tyro
 from pydantic import Field
 
 from chats.config import DEFAULT_ALPHA, DEFAULT_SCALE, FrozenSettings, GenerationConfig
+from chats.denoising.families import FAMILIES
 from chats.environment import check_environment
 from chats.errors import UserError
 from chats.generation.events import ImagesEvent, StepEvent
+from chats.pairs import hub
+from chats.pairs.weight_files import read_json
 from chats.shapes import BASE, PAIR, SHAPES_MODEL, SHAPES_NUM_STEPS
 from training.datasets import DatasetStore
+from training.desk import TrainingDesk
+from training.jobs.console import JobConsole, JobSettings
 from ui.server import (
     LOGIN_VARIABLE,
     check_login,
@@ -30,6 +36,7 @@ from ui.services import ModelChoice, ModelStatus, Services
 if TYPE_CHECKING:
     from chats.models.manager import ModelManager
 
+UNKNOWN_NUM_STEPS = 50
 SHAPES_EXAMPLES = (
     "three red stars on a black background",
     "a blue circle to the left of a square",
@@ -42,6 +49,7 @@ EXAMPLES = (
     "a red fox in fresh snow, morning light",
     "a cosy bookshop on a rainy evening, watercolour",
 )
+NO_TRAININGS = "This server starts no trainings. Run the program yourself to train."
 
 logger = logging.getLogger("chats")
 
@@ -66,6 +74,9 @@ class Settings(FrozenSettings):
 
     max_upload_mb: int = Field(4096, ge=1)
     """Largest file that the page takes, in megabytes; data sets come as one zip."""
+
+    trainings: bool = True
+    """Whether people who reach the page may start trainings on this machine."""
 
     device: str | None = None
     """Torch device, such as `cpu`, `cuda` or `cuda:1`; none means the best there is."""
@@ -97,6 +108,7 @@ class Models:
         """Load model and pair, so that the first person does not wait for them."""
         title = _title(self._settings.model)
         try:
+            self.open_libraries()
             with self._get_manager().lease(self._settings.model, self._settings.pair) as lease:
                 self._status = ModelStatus("ready", f"{title}, ready on {lease.device_name}")
         except UserError as error:
@@ -105,6 +117,12 @@ class Models:
         except Exception as error:
             logger.exception("%s could not be loaded", title)
             self._status = ModelStatus("failed", f"{title} could not be loaded: {error}")
+
+    def open_libraries(self) -> None:
+        """Import all that models and estimates need; two threads that do so at once fail."""
+        self._get_manager()
+        with self._lock:
+            importlib.import_module("training.planning.dry_run")
 
     def _get_manager(self) -> "ModelManager":
         with self._lock:
@@ -122,6 +140,7 @@ def main(settings: Settings) -> None:
     check_port(settings.host, settings.port)
     prepare_environment(settings.workspace)
     models = Models(settings)
+    datasets, desk = make_desk(settings, models)
 
     from ui.blocks import build_ui
     from ui.look import launch_options
@@ -131,7 +150,8 @@ def main(settings: Settings) -> None:
             generate=models.generate,
             models=lambda: (describe_model(settings),),
             status=models.status,
-            datasets=DatasetStore(settings.workspace.expanduser().resolve() / "datasets"),
+            datasets=datasets,
+            desk=desk,
         )
     )
     page.launch(
@@ -154,6 +174,25 @@ def main(settings: Settings) -> None:
     page.block_thread()
 
 
+def make_desk(settings: Settings, models: Models) -> tuple[DatasetStore, TrainingDesk]:
+    """Open the workspace's data sets, and its queue; what waited when it went down goes on."""
+    workspace = settings.workspace.expanduser().resolve()
+    datasets = DatasetStore(workspace / "datasets")
+    console = JobConsole(JobSettings(workspace=workspace))
+    for run_id in console.reconcile():
+        logger.info("The training %s waits for its turn again", run_id)
+    model = describe_model(settings)
+    desk = TrainingDesk(
+        data_sets=datasets,
+        console=console,
+        workspace=workspace,
+        models=((model.title, model.name),),
+        open_libraries=models.open_libraries,
+        refusal="" if settings.trainings else NO_TRAININGS,
+    )
+    return datasets, desk
+
+
 def describe_model(settings: Settings) -> ModelChoice:
     """Say what is known about the model without loading it: reads a few small files at most."""
     if settings.model == SHAPES_MODEL:
@@ -161,11 +200,19 @@ def describe_model(settings: Settings) -> ModelChoice:
     return ModelChoice(
         name=settings.model,
         title=_title(settings.model),
-        num_steps=50,
+        num_steps=_num_steps(settings.model),
         has_pair=settings.pair is not None,
         pair=settings.pair,
         examples=EXAMPLES,
     )
+
+
+def _num_steps(model: str) -> int:
+    """Return the number of steps that suits a model, as far as its family is known already."""
+    path = hub.file_at_hand(model, "model_index.json")
+    name = read_json(path).get("_class_name") if path else None
+    known = [family.num_steps for family in FAMILIES if name in family.pipelines]
+    return (*known, UNKNOWN_NUM_STEPS)[0]
 
 
 def describe_shapes(*, base: Path, pair: str | None, embedded: Path = PAIR) -> ModelChoice:

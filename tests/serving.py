@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,10 +33,10 @@ class Server:
 
 
 @contextlib.contextmanager
-def serve(folder: Path, *arguments: str) -> Iterator[Server]:
-    """Run `app.py` with the given arguments until the block ends."""
+def serve(folder: Path, *arguments: str, program: Sequence[str] = ("app.py",)) -> Iterator[Server]:
+    """Run `app.py`, or another program, with the given arguments until the block ends."""
     port, log = _free_port(), folder / "server.log"
-    command = [sys.executable, "app.py", "--port", str(port), "--workspace", str(folder / "work")]
+    command = [sys.executable, *program, "--port", str(port), "--workspace", str(folder / "work")]
     with log.open("w") as output:
         process = subprocess.Popen(
             [*command, *arguments],

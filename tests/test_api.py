@@ -119,6 +119,14 @@ def test_a_mistake_gets_a_clear_message_and_the_next_request_works(client, wrong
     assert len(compare(client, num_steps=1, methods=["standard"])[0]) == 1
 
 
+def test_a_training_is_prepared_and_says_what_it_lacks(client):
+    told = client.predict(settings={"optimizer": {"num_steps": 50}}, api_name="/train_preview")
+    assert told["obstacles"] == ["Choose a data set."]
+    assert "--optimizer.num-steps" in told["command"]
+    with pytest.raises(AppError, match="Choose a data set"):
+        client.predict(api_name="/train_start")
+
+
 def test_a_prompt_of_ten_thousand_words_is_cut_with_a_notice(client):
     files, details = compare(client, prompt="red star " * 10_000, num_steps=1)
     assert len(files) == 3

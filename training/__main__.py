@@ -5,6 +5,8 @@ python -m training --config run.yaml --dry-run
 python -m training export runs/first --output pairs/first --layout lora
 python -m training push runs/first --repo owner/name --private
 python -m training import build/pairs --workspace workspace
+python -m training submit --config run.yaml
+python -m training list
 """
 
 import sys
@@ -12,6 +14,8 @@ import sys
 from chats.errors import UserError
 from training.commands import parse_arguments
 from training.config import TrainingConfig
+from training.jobs.turn import NotNowError, turn
+from training.run import EXIT_STOPPED
 
 
 def main() -> int:
@@ -19,8 +23,11 @@ def main() -> int:
     try:
         command = parse_arguments(sys.argv[1:])
         if isinstance(command, TrainingConfig):
-            return _train(command)
+            with turn(command.run.output):
+                return _train(command)
         sys.stdout.write(f"{command.run()}\n")
+    except NotNowError as error:
+        return _fail(error, status=EXIT_STOPPED)
     except UserError as error:
         return _fail(error)
     return 0
@@ -30,7 +37,6 @@ def _train(config: TrainingConfig) -> int:
     from torch import OutOfMemoryError
 
     from training.loop.trainer import TrainingInterruptedError, TrainingStoppedError, train
-    from training.run import EXIT_STOPPED
 
     try:
         result = train(config)
@@ -39,10 +45,10 @@ def _train(config: TrainingConfig) -> int:
     except TrainingInterruptedError as error:
         return _fail(error, status=EXIT_STOPPED)
     except OutOfMemoryError as error:
-        return _fail(
+        raise UserError(
             f"Out of memory: lower optimizer.batch_size (now {config.optimizer.batch_size}) and "
             f"raise optimizer.gradient_accumulation, or set model.kind to lora.\n{error}"
-        )
+        ) from error
     sys.stdout.write(f"The pair is in {result.pair}\n")
     return 0
 

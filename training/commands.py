@@ -1,4 +1,4 @@
-"""What the command line asks for: a training, its dry run, `export`, `push` or `import`.
+"""The command line: a training, its dry run, `export`, `push`, `import`, or the queue.
 
 This module imports no torch.
 """
@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import tyro
 from pydantic import Field
@@ -16,6 +16,7 @@ from chats.config import FrozenSettings
 from chats.errors import UserError
 from chats.pairs.weight_files import local_folder
 from training.config import DataSettings, DryRunSettings, TrainingConfig, parse_command_line
+from training.jobs.commands import COMMANDS, parse_job_command
 from training.publishing.card import Layout, model_card
 from training.publishing.push import check_target, push_folder
 from training.run import Metrics, RunDirectory
@@ -133,7 +134,14 @@ class Import(FrozenSettings):
         return "\n".join(lines)
 
 
-def parse_arguments(arguments: Sequence[str]) -> TrainingConfig | DryRun | Export | Push | Import:
+class Command(Protocol):
+    """What is asked of the command line, other than to train."""
+
+    def run(self) -> str:
+        """Do it and return what it has to say."""
+
+
+def parse_arguments(arguments: Sequence[str]) -> TrainingConfig | Command:
     """Read the command line: a command, or the settings of a training.
 
     Raises:
@@ -141,6 +149,8 @@ def parse_arguments(arguments: Sequence[str]) -> TrainingConfig | DryRun | Expor
     """
     if arguments and arguments[0] in ("export", "push", "import"):
         return tyro.cli(Export | Push | Import, args=list(arguments), prog="python -m training")
+    if arguments and arguments[0] in COMMANDS:
+        return parse_job_command(arguments)
     asked, rest = take_dry_run(arguments)
     config = parse_command_line(rest)
     return config if asked is None else DryRun(config, asked, rest)

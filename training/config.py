@@ -206,6 +206,9 @@ class OptimizerSettings(FrozenSettings):
     gradient_checkpointing: bool = False
     """Compute activations again in the backward: less memory, about a third more time."""
 
+    compile: bool = False
+    """Compile the denoisers' repeated blocks, which takes minutes at the start: faster steps."""
+
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """Decay of a moving average of the weights, which then becomes the pair; none keeps none."""
 
@@ -291,14 +294,18 @@ class RunSettings(FrozenSettings):
     run), `wandb`, `trackio`."""
 
 
-class DryRunSettings(FrozenSettings):
-    """What a dry run is asked beside the training's settings; no part of a training."""
+class LaunchSettings(FrozenSettings):
+    """How a training's processes are started; no part of a training."""
 
     engine: str | None = None
     """Start it with this file of training/engines, named without its ending; none: one process."""
 
     num_processes: int | None = Field(None, ge=1)
     """Processes on all machines together; none means what the engine says."""
+
+
+class DryRunSettings(LaunchSettings):
+    """What a dry run is asked beside the training's settings; no part of a training."""
 
     pairs_per_second: float | None = Field(None, gt=0)
     """A measured speed of all processes; none means the speed in the run's metrics, if any."""
@@ -368,7 +375,8 @@ def parse_command_line(arguments: Sequence[str]) -> TrainingConfig:
         "--config FILE.yaml reads settings from a file; flags go over it. --dry-run only tells "
         "what it would cost; --engine, --num-processes and --pairs-per-second go with it. "
         "`export` and `push` as the first word publish what was trained: "
-        "`python -m training export --help`.",
+        "`python -m training export --help`; `submit`, `list`, `logs`, `stop` and `resume` are the "
+        "queue: `python -m training submit --help`.",
     )
 
 

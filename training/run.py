@@ -128,6 +128,16 @@ class RunDirectory:
         return self.path / "log.txt"
 
     @property
+    def output(self) -> Path:
+        """What a trainer of a queue printed, and whatever ended it."""
+        return self.path / "output.txt"
+
+    @property
+    def metrics(self) -> Path:
+        """One line for each window of steps; see `read_metrics`."""
+        return self.path / "metrics.jsonl"
+
+    @property
     def samples(self) -> Path:
         """Folder of pictures made on the way."""
         return self.path / "samples"
@@ -151,11 +161,24 @@ class RunDirectory:
         Raises:
             UserError: Another process trains this run, or the folder can't be written to.
         """
+        with self.keep():
+            self.announce("running")
+            yield
+
+    @contextlib.contextmanager
+    def keep(self) -> Iterator[None]:
+        """Keep the run for this process without a word; what keeps it already may do so again.
+
+        Raises:
+            UserError: Another process trains this run, or the folder can't be written to.
+        """
         with disk_errors_explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        with self._lock(wait_seconds=_LOCK_WAIT_SECONDS) as is_ours:
+        # One object for the file: a training within what waited for its turn takes it once more.
+        lock = FileLock(self._lock_path, is_singleton=True)
+        with _taken(lock, wait_seconds=_LOCK_WAIT_SECONDS) as is_ours:
             if not is_ours:
-                status = self._read_status()
+                status = self.stored_status()
                 raise UserError(
                     "This run is being trained already "
                     f"(pid {status.pid if status else 'unknown'}): {self.path}. "
@@ -163,18 +186,25 @@ class RunDirectory:
                 )
             for partial in self.path.glob(f".*{PARTIAL}"):
                 partial.unlink(missing_ok=True)
-            process = psutil.Process()
             self._drop_damaged_status()
-            self.update_status(
-                state="running",
-                message="",
-                seconds_left=None,
-                started=datetime.now(UTC),
-                pid=process.pid,
-                process_created=process.create_time(),
-                exit_code=None,
-            )
             yield
+
+    def announce(self, state: RunState, *, message: str = "") -> None:
+        """Say in status.json that this process has begun to run, or to wait.
+
+        Raises:
+            UserError: It can't be written.
+        """
+        process = psutil.Process()
+        self.update_status(
+            state=state,
+            message=message,
+            seconds_left=None,
+            started=datetime.now(UTC),
+            pid=process.pid,
+            process_created=process.create_time(),
+            exit_code=None,
+        )
 
     def state(self) -> RunState:
         """Return what becomes of the run; see `status`."""
@@ -186,15 +216,15 @@ class RunDirectory:
         Raises:
             UserError: The folder holds no run, or status.json is damaged.
         """
-        status = self._read_status()
+        status = self.stored_status()
         if status is None:
             raise UserError(f"The folder {self.path} holds no run: it has no status.json.")
         if status.state not in ("running", "stopping"):
             return status
-        with self._lock(wait_seconds=0) as is_dead:
+        with self.probe() as is_dead:
             if not is_dead:
                 return status
-            status = self._read_status() or status  # it may have ended properly since
+            status = self.stored_status() or status  # it may have ended properly since
         if status.state not in ("running", "stopping"):
             return status
         return status.model_copy(update={"state": "interrupted"})
@@ -204,12 +234,29 @@ class RunDirectory:
 
         A trainer that died after it wrote the pair left another state.
         """
-        status = self._read_status()
+        status = self.stored_status()
         return status is None or status.state == "succeeded"
 
     def has_progress(self) -> bool:
         """Whether there is something to go on from: a checkpoint, or the trained pair."""
         return self.pair.exists() or any(self.checkpoints.glob("step-*"))
+
+    def stored_status(self) -> RunStatus | None:
+        """Return what status.json says as it stands, none if there is none; see `status`.
+
+        Raises:
+            UserError: It is damaged.
+        """
+        content = read_if_there(self._status_path)
+        if content is None:
+            return None
+        try:
+            return RunStatus.model_validate_json(content)
+        except ValidationError as error:
+            raise UserError(
+                f"{self._status_path} is damaged; delete it, nothing else is lost with it.\n"
+                f"{explain_validation(error)}"
+            ) from None
 
     def update_status(self, *, is_durable: bool = True, **changes: Any) -> None:
         """Change fields of status.json, or write it: then `state` has to be among them.
@@ -220,7 +267,7 @@ class RunDirectory:
         Raises:
             UserError: A field is wrong, or the file can't be written; it stays as it was.
         """
-        before = self._read_status()
+        before = self.stored_status()
         fields = (before.model_dump() if before else {}) | changes
         try:
             status = RunStatus.model_validate(fields | {"updated": datetime.now(UTC)})
@@ -253,15 +300,15 @@ class RunDirectory:
             UserError: It can't be written.
         """
         line = json.dumps(dict(metrics), allow_nan=False) + "\n"
-        with disk_errors_explained(self._metrics_path):
+        with disk_errors_explained(self.metrics):
             self.path.mkdir(parents=True, exist_ok=True)
-            with self._metrics_path.open("a", encoding="utf-8") as file:
+            with self.metrics.open("a", encoding="utf-8") as file:
                 file.write(line)
 
     def read_metrics(self) -> list[Metrics]:
         """Return the lines of metrics.jsonl that are whole; a kill in mid-write tears the last."""
-        lines = (_read(self._metrics_path) or b"").splitlines(keepends=True)
-        found = [_parse(line) for line in lines if line.endswith(b"\n")]
+        lines = (read_if_there(self.metrics) or b"").splitlines(keepends=True)
+        found = [parse_metrics(line) for line in lines if line.endswith(b"\n")]
         return [line for line in found if line is not None]
 
     def cut_metrics(self, *, after_step: int) -> None:
@@ -271,7 +318,16 @@ class RunDirectory:
             UserError: The file can't be written; it stays as it was.
         """
         kept = [line for line in self.read_metrics() if line["step"] <= after_step]
-        write_atomically(self._metrics_path, "".join(json.dumps(line) + "\n" for line in kept))
+        write_atomically(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+
+    @contextlib.contextmanager
+    def probe(self) -> Iterator[bool]:
+        """Take alive.lock if it is free, so that no trainer lives within; yields whether it was.
+
+        The system frees it when a process ends, however. Who keeps the run finds it held.
+        """
+        with _taken(FileLock(self._lock_path), wait_seconds=0) as was_free:
+            yield was_free
 
     def add_samples(self, samples: Sequence[Sample]) -> None:
         """Add pictures that are written to the index; a reader sees all of them at once.
@@ -283,7 +339,7 @@ class RunDirectory:
 
     def read_samples(self) -> list[Sample]:
         """Return the pictures made so far, in the order in which they were made."""
-        lines = (_read(self._samples_path) or b"").splitlines()
+        lines = (read_if_there(self._samples_path) or b"").splitlines()
         found = []
         for line in lines:
             with contextlib.suppress(ValidationError):
@@ -324,39 +380,16 @@ class RunDirectory:
         return self.path / "status.json"
 
     @property
-    def _metrics_path(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    def _read_status(self) -> RunStatus | None:
-        content = _read(self._status_path)
-        if content is None:
-            return None
-        try:
-            return RunStatus.model_validate_json(content)
-        except ValidationError as error:
-            raise UserError(
-                f"{self._status_path} is damaged; delete it, nothing else is lost with it.\n"
-                f"{explain_validation(error)}"
-            ) from None
+    def _lock_path(self) -> Path:
+        return self.path / "alive.lock"
 
     def _drop_damaged_status(self) -> None:
         """Remove a status that a power cut left torn; who holds the run writes a new one."""
         try:
-            self._read_status()
+            self.stored_status()
         except UserError as error:
             logger.warning("%s", error)
             self._status_path.unlink(missing_ok=True)
-
-    @contextlib.contextmanager
-    def _lock(self, *, wait_seconds: float) -> Iterator[bool]:
-        """Take alive.lock if it is free; the system frees it when a process ends, however."""
-        lock = FileLock(self.path / "alive.lock")
-        with disk_errors_explained(self.path), contextlib.suppress(Timeout):
-            lock.acquire(timeout=wait_seconds)
-        try:
-            yield lock.is_locked
-        finally:
-            lock.release()
 
 
 def write_atomically(path: Path, text: str, *, remedy: str = "", is_durable: bool = True) -> None:
@@ -418,8 +451,12 @@ def disk_errors_explained(path: Path, *, remedy: str = RUN_REMEDY) -> Iterator[N
         ) from error
 
 
-def _read(path: Path) -> bytes | None:
-    """Return a file's content; none if there is no such file."""
+def read_if_there(path: Path) -> bytes | None:
+    """Return a file's content; none if there is no such file.
+
+    Raises:
+        UserError: It is there and can't be read.
+    """
     try:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -428,10 +465,24 @@ def _read(path: Path) -> bytes | None:
         raise UserError(f"Can't read {path}: {error.strerror}.") from error
 
 
-def _parse(line: bytes) -> Metrics | None:
+def parse_metrics(line: bytes) -> Metrics | None:
+    """Return a whole line of metrics.jsonl, without its end; none if it is damaged."""
     try:
         metrics = json.loads(line)
     except ValueError:
         return None
     is_whole = isinstance(metrics, dict) and isinstance(metrics.get("step"), int)
     return metrics if is_whole else None
+
+
+@contextlib.contextmanager
+def _taken(lock: FileLock, *, wait_seconds: float) -> Iterator[bool]:
+    is_ours = False
+    with disk_errors_explained(Path(lock.lock_file).parent), contextlib.suppress(Timeout):
+        lock.acquire(timeout=wait_seconds)
+        is_ours = True
+    try:
+        yield is_ours
+    finally:
+        if is_ours:
+            lock.release()

@@ -11,6 +11,8 @@ from ui.data import build_data
 from ui.endpoints import add_endpoints
 from ui.html import plain_html
 from ui.services import Services
+from ui.train import build_train, kept_form
+from ui.train_endpoints import add_train_endpoints
 
 TITLE = "CHATS"
 SENTENCE = "One prompt, one seed, sampled with and without human preferences, side by side."
@@ -31,13 +33,19 @@ def build_ui(services: Services) -> gr.Blocks:
         with gr.Row(elem_classes="top"):
             plain_html(HEADER, elem_classes="masthead-box")
             pill = plain_html(render_model_status(services.status()), elem_id="chats-model")
+        saved = kept_form()
         with gr.Tabs(elem_id="chats-tabs"):
             with gr.Tab("Compare", id="compare"):
                 build_compare(services, page=page)
             with gr.Tab("Data", id="data") as tab:
                 build_data(services, tab=tab)
+            if services.desk:
+                with gr.Tab("Train", id="train") as train:
+                    build_train(services.desk, page=page, tab=train, saved=saved)
         plain_html(FOOTER)
         add_endpoints(services)
+        if services.desk:
+            add_train_endpoints(services.desk)
         _follow_model(services, page=page, pill=pill)
     return page.queue(max_size=32)
 

@@ -8,6 +8,7 @@ from typing import Literal
 from chats.config import DEFAULT_ALPHA, DEFAULT_SCALE, GenerationConfig
 from chats.generation.events import ImagesEvent, StepEvent
 from training.datasets import DatasetStore
+from training.desk import TrainingDesk
 
 
 @dataclass(frozen=True)
@@ -58,3 +59,5 @@ class Services:
     """How far loading the default model is."""
     datasets: DatasetStore
     """The preference data sets of the workspace."""
+    desk: TrainingDesk | None = None
+    """Where trainings are handed in; none where this server has no queue."""

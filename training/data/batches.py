@@ -97,12 +97,14 @@ class BatchSource(Protocol):
         null_prompt: What ∅ is.
         num_pairs: How many pairs there are; none where only the end of a stream would tell.
         num_prompts: How many different prompts these have; none likewise.
+        latent_shape: Shape `(C, h, w)` of one picture's latents; buckets have about as many.
     """
 
     name: str
     null_prompt: Literal["empty", "zeros"]
     num_pairs: int | None
     num_prompts: int | None
+    latent_shape: tuple[int, ...]
 
     def batches(self, settings: DrawSettings, *, after: int) -> Iterator[Unfinished]:
         """Return a process's batches without end, from the one after so many micro-steps on."""
@@ -120,6 +122,7 @@ class ShuffledPairs:
         self.sources = tuple(sources)
         self.name = self.sources[0].name
         self.null_prompt = self.sources[0].null_prompt
+        self.latent_shape = self.sources[0].latent_shape
         self.num_pairs = sum(len(source) for source in self.sources)
         self.num_prompts = len({each for source in self.sources for each in source.prompts()})
 

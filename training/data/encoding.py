@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from chats.denoising.families import default_size_px, family_of
+from chats.denoising.calls import plain_encoding
+from chats.denoising.families import family_of
+from chats.denoising.sizes import default_size_px, token_size_px
 from chats.errors import UserError
 from training.config import DataSettings
 from training.data.buckets import bucket_sizes, nearest_bucket
@@ -47,7 +49,7 @@ def encode_pictures(
     bad_rows, placed = BadRows(), []
     waiting: dict[Size, dict[str, np.ndarray]] = {size: {} for size in sizes}
     with store.filling():
-        for pair in tqdm(pairs, desc="Encoding pictures", unit="pair", leave=False):
+        for pair in tqdm(pairs, desc="Encoding pictures", unit="pair", leave=False, disable=None):
             try:
                 place, contents = _place(pair, sizes=sizes, encoder=encoder)
                 queue = waiting[place.size]
@@ -90,7 +92,9 @@ def encode_conditions(
         missing = [
             prompt for prompt in keys if any(key not in store for key in keys[prompt].values())
         ]
-        for chunk in tqdm(list(_chunks(missing, batch_size)), desc="Encoding prompts", leave=False):
+        for chunk in tqdm(
+            list(_chunks(missing, batch_size)), desc="Encoding prompts", leave=False, disable=None
+        ):
             encoded = encode_prompts(chunk, pipeline, batch_size=batch_size)
             for row, prompt in enumerate(chunk):
                 for name in names:
@@ -113,12 +117,12 @@ def picture_sizes(settings: DataSettings, pipeline: Any) -> tuple[Size, ...]:
     Raises:
         UserError: The model can't have pictures of `settings.resolution`.
     """
-    factor = pipeline.vae_scale_factor
+    factor = token_size_px(pipeline)
     resolution = settings.resolution or default_size_px(pipeline)
     if resolution % factor:
         raise UserError(
             f"data.resolution {resolution} must be divisible by {factor}, "
-            f"the factor by which this model's latents are smaller than its pictures."
+            f"the side of one of this model's tokens or latents in pixels."
         )
     return (
         bucket_sizes(resolution, factor=factor) if settings.buckets else ((resolution, resolution),)
@@ -149,8 +153,7 @@ def encode_prompts(
         pipeline.encode_prompt(
             prompt=list(chunk),
             device=pipeline.text_encoder.device,
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=False,
+            **plain_encoding(pipeline.encode_prompt),
             **family.encode_arguments,
         )
         for chunk in _chunks(prompts, batch_size)

@@ -68,6 +68,7 @@ class StreamedPairs:
         self.name = encoder.name
         self.null_prompt = encoder.null_prompt
         self.num_pairs = self.num_prompts = None
+        self.latent_shape = encoder.latent_shape(size)
         self._stream = stream
         self._encoder = encoder
         self._size = size

@@ -92,7 +92,10 @@ class ReferenceErrors:
         missing = [block for block, size in sizes.items() if not self._is_whole(store, block, size)]
         mine = missing[accelerator.process_index :: accelerator.num_processes]
         for start in tqdm(
-            range(0, len(mine), _BLOCKS_AT_ONCE), desc="Reference errors", leave=False
+            range(0, len(mine), _BLOCKS_AT_ONCE),
+            desc="Reference errors",
+            leave=False,
+            disable=None,
         ):
             found = {
                 block: self._computed(

@@ -10,7 +10,8 @@ from accelerate import PartialState
 from diffusers import DiffusionPipeline
 from tqdm import tqdm
 
-from chats.denoising.families import denoiser_of, family_of
+from chats.denoising.families import denoiser_of, family_of, require_trainable
+from chats.denoising.sizes import num_tokens
 from chats.errors import UserError
 from chats.models.loading import load_model, resolve_model
 from chats.objective import OBJECTIVES
@@ -23,6 +24,8 @@ from training.data.encoded_pairs import EncodedPairs
 from training.data.opening import open_batches, open_held_out
 from training.loop.batch_loader import BatchLoader
 from training.loop.checkpoints import StopRequested
+from training.loop.compiling import compile_blocks
+from training.loop.engine import can_paint, prepare
 from training.loop.losses import any_of, gathered, loss_terms
 from training.loop.metrics import MetricsWindow
 from training.loop.noise import NoiseSchedule
@@ -40,6 +43,7 @@ from training.loop.session import (
     TrainingStoppedError,
     training_session,
 )
+from training.loop.sharding import whole
 from training.loop.state import TrainingState
 from training.loop.validation import DRAWS_SEED, Validation, read_sides
 from training.preferences.stream import PairStream
@@ -50,6 +54,7 @@ __all__ = [
     "TrainingInterruptedError",
     "TrainingResult",
     "TrainingStoppedError",
+    "load_base",
     "loss_terms",
     "train",
     "train_on",
@@ -68,7 +73,7 @@ def train(config: TrainingConfig) -> TrainingResult:
         if not session.is_trained:
             session.tell(message="Reading and encoding the data.")
             rows, held_out_pairs = read_sides(config)
-            pipeline = _load_base(config.model.base)
+            pipeline = load_base(config.model.base)
             dataset = open_batches(rows, pipeline, config.data, run=session.run.path)
             held_out = open_held_out(held_out_pairs, pipeline, config.data)
             named = () if isinstance(rows, PairStream) else held_out_pairs or rows
@@ -148,8 +153,13 @@ def _do_steps(
     config, accelerator, run = session.config, session.accelerator, session.run
     settings = config.optimizer
     family = family_of(pipeline)
+    require_trainable(family)
     objective = OBJECTIVES[config.objective.name]
-    schedule = NoiseSchedule.from_scheduler(pipeline.scheduler, shift=config.noise.shift)
+    schedule = NoiseSchedule.from_scheduler(
+        pipeline.scheduler,
+        shift=config.noise.shift,
+        num_tokens=num_tokens(dataset.latent_shape, denoiser_of(pipeline).config, family),
+    )
     weights = schedule.error_weights(config.noise.min_snr_gamma).to(accelerator.device)
     schedule = schedule.to(accelerator.device)
     pair_model = PairModel(
@@ -183,8 +193,10 @@ def _do_steps(
             pair_model.drop_reference()
     if settings.gradient_checkpointing:
         pair_model.enable_gradient_checkpointing()
-    model, optimizer = accelerator.prepare(
-        pair_model, make_optimizer(pair_model.trained_parameters(), settings)
+    if settings.compile:
+        compile_blocks(pair_model, device=accelerator.device)
+    model, optimizer = prepare(
+        accelerator, pair_model, make_optimizer(pair_model.trained_parameters(), settings)
     )
     pair_model = accelerator.unwrap_model(model)
     average = None
@@ -228,7 +240,7 @@ def _do_steps(
             terms_of=terms_of,
             accelerator=accelerator,
         )
-    if prompts is not None:
+    if prompts is not None and can_paint(accelerator):
         sampler = Sampler(
             prompts,
             config=config,
@@ -256,7 +268,7 @@ def _do_steps(
         unit="step",
         initial=done,
         total=settings.num_steps,
-        disable=not session.is_main,
+        disable=None if session.is_main else True,  # none: only where somebody may watch
     )
     for step in steps:
         window.start_step()
@@ -274,7 +286,8 @@ def _do_steps(
                 _require_finite(seen.loss.mean().item(), name="loss", step=step)
                 accelerator.backward(terms.loss.mean())
             window.add_forward(seen)
-        grad_norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm).item()
+        norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+        grad_norm = whole(norm).item()
         # With fp16 the scaler meets infinite gradients itself: it skips the step and scales less.
         if accelerator.scaler is None:
             _require_finite(grad_norm, name="gradient's norm", step=step)
@@ -290,8 +303,8 @@ def _do_steps(
         is_stopping = any_of(stop.is_set, accelerator)
         # After the last step the pair is written instead.
         if (step % config.run.save_every == 0 or is_stopping) and not is_last:
+            state.save(run, step=step, keep_last=config.run.keep_last)
             if session.is_main:
-                state.save(run, step=step, keep_last=config.run.keep_last)
                 session.tell(step=step)
                 logger.info("Step %d: checkpoint saved.", step)
             accelerator.wait_for_everyone()
@@ -304,19 +317,24 @@ def _do_steps(
 
     if average is not None:
         average.copy_to_parameters()
+    pair = trained_pair(pair_model, config=config, dataset=dataset, family=family)
     if session.is_main:
-        pair = trained_pair(pair_model, config=config, dataset=dataset, family=family)
         save_pair(pair, run.pair)
     accelerator.wait_for_everyone()
 
 
-def _load_base(name: str) -> DiffusionPipeline:
+def load_base(name: str) -> DiffusionPipeline:
+    """Load the model to train, in 32 bits, on the device of this process.
+
+    Raises:
+        UserError: There is no such model, or it can't be trained.
+    """
     folder = resolve_model(name)
     check_weight_files(folder)
     loaded = load_model(folder, device=PartialState().device, dtype=torch.float32)
     if loaded.own_pair is not None:
         raise UserError(f"{name} is a trained pair. Set model.base to the model it was made from.")
-    family_of(loaded.pipeline)
+    require_trainable(family_of(loaded.pipeline))
     return loaded.pipeline
 
 

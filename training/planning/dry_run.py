@@ -16,12 +16,12 @@ from training.launch import Engine, find_engine, launch_command
 from training.loop.optimizers import learning_rate
 from training.loop.validation import read_sides
 from training.planning.estimate import (
-    MemoryEstimate,
+    MemoryReport,
     forward_equivalents,
     memory_estimate,
     pairs_per_step,
 )
-from training.planning.footprint import Footprint, footprint
+from training.planning.footprint import footprint
 from training.run import RunDirectory
 
 _GB = 1e9
@@ -30,7 +30,7 @@ _PARTS = {
     "gradients": "gradients",
     "optimizer": "optimizer state ({name})",
     "average": "moving average",
-    "exchange": "gradients being exchanged",
+    "exchange": "being exchanged",
     "activations": "activations",
 }
 
@@ -58,6 +58,29 @@ def dry_run(config: TrainingConfig, settings: DryRunSettings, arguments: Sequenc
     """
     engine = find_engine(settings.engine, num_processes=settings.num_processes)
     num_pairs = _num_pairs(config)
+    report = memory_report(config, engine)
+    sections = {
+        "Settings": [yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip()],
+        "Command": _command_lines(engine, arguments),
+        "Course": _course(
+            config,
+            settings,
+            engine=engine,
+            num_pairs=num_pairs,
+            forwards_per_pair=report.forwards_per_pair,
+        ),
+        "Parameters": _parameters(report),
+        "Memory of each process, in GB (10⁹ bytes)": _memory(report),
+    }
+    return "\n\n".join(f"# {title}\n" + "\n".join(lines) for title, lines in sections.items())
+
+
+def memory_report(config: TrainingConfig, engine: Engine) -> MemoryReport:
+    """Count what one process of a training would hold; no weights are loaded.
+
+    Raises:
+        UserError: There is no such base model, or it can't be trained with these settings.
+    """
     folder = resolve_model(config.model.base, with_weights=False)
     pipeline_bytes = model_bytes(folder, dtype=torch.float32)
     found = footprint(config, folder)
@@ -67,21 +90,32 @@ def dry_run(config: TrainingConfig, settings: DryRunSettings, arguments: Sequenc
         activation_bytes=found.activation_bytes,
         settings=config.optimizer,
         num_processes=engine.num_processes,
+        num_gathered=found.num_gathered if engine.shares_out else None,
     )
-    sections = {
-        "Settings": [yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip()],
-        "Command": _command_lines(engine, arguments),
-        "Course": _course(config, settings, engine=engine, num_pairs=num_pairs),
-        "Parameters": _parameters(found),
-        "Memory of each process, in GB (10⁹ bytes)": _memory(
-            memory,
-            config,
-            pipeline_bytes=pipeline_bytes,
-            encoder_bytes=pipeline_bytes - 4 * _num_denoiser(config, found),
-            device=_device(engine),
-        ),
+    device = _device(engine)
+    parts = {
+        _PARTS[part].format(name=config.optimizer.name): size for part, size in vars(memory).items()
     }
-    return "\n\n".join(f"# {title}\n" + "\n".join(lines) for title, lines in sections.items())
+    if device.is_cpu:
+        parts["the model as it was loaded"] = pipeline_bytes
+    elif config.data.encode == "online":
+        parts["encoders, which stay"] = pipeline_bytes - 4 * _num_denoiser(config, found)
+    return MemoryReport(
+        parts={title: size for title, size in parts.items() if size},
+        encoding_bytes=0 if device.is_cpu else pipeline_bytes,
+        loading_bytes=pipeline_bytes + memory.weights,
+        device=device.name,
+        device_bytes=device.num_bytes,
+        remedies=tuple(_remedies(config)),
+        num_trained=found.num_trained,
+        num_frozen=found.num_frozen,
+        forwards_per_pair=forward_equivalents(
+            OBJECTIVES[config.objective.name],
+            kind=config.model.kind,
+            gradient_checkpointing=config.optimizer.gradient_checkpointing,
+            with_reference=not config.objective.cache_reference,
+        ),
+    )
 
 
 def _command_lines(engine: Engine, arguments: Sequence[str]) -> Iterator[str]:
@@ -109,7 +143,12 @@ def _num_pairs(config: TrainingConfig) -> int | None:
 
 
 def _course(
-    config: TrainingConfig, settings: DryRunSettings, *, engine: Engine, num_pairs: int | None
+    config: TrainingConfig,
+    settings: DryRunSettings,
+    *,
+    engine: Engine,
+    num_pairs: int | None,
+    forwards_per_pair: int,
 ) -> Iterator[str]:
     optimizer, processes = config.optimizer, engine.num_processes
     per_step = pairs_per_step(optimizer, num_processes=processes)
@@ -124,13 +163,9 @@ def _course(
     yield f"{optimizer.num_steps} steps see {total} pairs: {epochs}"
     peak = learning_rate(optimizer.warmup_steps + 1, optimizer, num_processes=processes)
     yield f"learning rate {peak:.4g} at its peak"
-    forwards = forward_equivalents(
-        OBJECTIVES[config.objective.name],
-        kind=config.model.kind,
-        gradient_checkpointing=optimizer.gradient_checkpointing,
-        with_reference=not config.objective.cache_reference,
+    yield (
+        f"a pair costs about {forwards_per_pair} forwards of the denoiser, its encoding not counted"
     )
-    yield f"a pair costs about {forwards} forwards of the denoiser, its encoding not counted"
     if config.objective.cache_reference:
         yield "forwards of the reference come before the first step, unless they are kept already"
     yield _time(config, settings, num_pairs=total)
@@ -149,9 +184,9 @@ def _time(config: TrainingConfig, settings: DryRunSettings, *, num_pairs: int) -
     return f"time: about {seconds / size:.2g} {unit} at {rate:.3g} pairs a second, {source}"
 
 
-def _parameters(found: Footprint) -> Iterator[str]:
-    yield f"trained {found.num_trained:>16,}"
-    yield f"frozen  {found.num_frozen:>16,}"
+def _parameters(report: MemoryReport) -> Iterator[str]:
+    yield f"trained {report.num_trained:>16,}"
+    yield f"frozen  {report.num_frozen:>16,}"
 
 
 def _num_denoiser(config: TrainingConfig, found: Footprint) -> int:
@@ -161,33 +196,17 @@ def _num_denoiser(config: TrainingConfig, found: Footprint) -> int:
     return found.num_trained // len(OBJECTIVES[config.objective.name].trained)
 
 
-def _memory(
-    memory: MemoryEstimate,
-    config: TrainingConfig,
-    *,
-    pipeline_bytes: int,
-    encoder_bytes: int,
-    device: Device,
-) -> Iterator[str]:
-    parts = {
-        _PARTS[part].format(name=config.optimizer.name): size for part, size in vars(memory).items()
-    }
-    if device.is_cpu:
-        parts["the model as it was loaded"] = pipeline_bytes
-    elif config.data.encode == "online":
-        parts["encoders, which stay"] = encoder_bytes
-    total = sum(parts.values())
-    for title, size in parts.items():
-        if size:
-            yield _line(title, size)
-    yield _line("together", total)
-    if device.num_bytes is not None:
-        yield _line(f"there is ({device.name})", device.num_bytes)
-        if total > device.num_bytes:
-            yield f"It does not fit. What helps: {', '.join(_remedies(config))}."
-    if pipeline_bytes and not device.is_cpu:
-        yield _line("before that, to encode the data", pipeline_bytes)
-        yield _line("main memory, at the start", pipeline_bytes + memory.weights)
+def _memory(report: MemoryReport) -> Iterator[str]:
+    for title, size in report.parts.items():
+        yield _line(title, size)
+    yield _line("together", report.total)
+    if report.device_bytes is not None:
+        yield _line(f"there is ({report.device})", report.device_bytes)
+        if not report.fits:
+            yield f"It does not fit. What helps: {', '.join(report.remedies)}."
+    if report.encoding_bytes:
+        yield _line("before that, to encode the data", report.encoding_bytes)
+        yield _line("main memory, at the start", report.loading_bytes)
     yield (
         "Activations are counted for one forward of the batch, without running it; what kernels "
         "need to work in, and gaps between tensors, come on top."

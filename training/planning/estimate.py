@@ -1,12 +1,14 @@
-"""What a training costs, by arithmetic alone: forwards, memory and samples."""
+"""What a training costs, by arithmetic alone: forwards, memory and samples; no torch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from chats.objective import Objective
 from training.config import OptimizerSettings
+
+if TYPE_CHECKING:
+    from chats.objective import Objective
 
 Shape = tuple[int, ...]
 _WEIGHT_BYTES = 4
@@ -25,7 +27,8 @@ class MemoryEstimate:
         gradients: Of the trained weights.
         optimizer: What the optimizer remembers of them.
         average: Their moving average.
-        exchange: Second copies of the gradients, which several processes add up.
+        exchange: Second copies of the gradients, which several processes add up; or, where the
+            models are shared out, what is whole while a block computes.
         activations: What a forward keeps for its backward.
     """
 
@@ -42,8 +45,46 @@ class MemoryEstimate:
         return sum(vars(self).values())
 
 
+@dataclass(frozen=True)
+class MemoryReport:
+    """The memory of one process, by part, against what its device has.
+
+    Attributes:
+        parts: Bytes by the name of the part.
+        device: What it trains on, in words.
+        device_bytes: What that has; none for one that is not on this machine.
+        encoding_bytes: What the device holds before that, to encode the data; 0 where that is a
+            part of the training's own.
+        loading_bytes: What main memory holds at the start.
+        remedies: What makes it smaller and is not done yet, the cheapest first.
+        num_trained: Parameters that are trained.
+        num_frozen: Parameters that are not.
+        forwards_per_pair: What a pair costs, in forwards of the denoiser.
+    """
+
+    parts: Mapping[str, int]
+    device: str
+    device_bytes: int | None
+    encoding_bytes: int
+    loading_bytes: int
+    remedies: tuple[str, ...]
+    num_trained: int
+    num_frozen: int
+    forwards_per_pair: int
+
+    @property
+    def total(self) -> int:
+        """All parts together."""
+        return sum(self.parts.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether the device has as much; one that is not here is taken to."""
+        return self.device_bytes is None or self.total <= self.device_bytes
+
+
 def forward_equivalents(
-    objective: Objective,
+    objective: "Objective",
     *,
     kind: Literal["lora", "full"],
     gradient_checkpointing: bool,
@@ -76,6 +117,7 @@ def memory_estimate(
     activation_bytes: int,
     settings: OptimizerSettings,
     num_processes: int = 1,
+    num_gathered: int | None = None,
 ) -> MemoryEstimate:
     """Return what one process holds after a forward; each process holds as much.
 
@@ -85,15 +127,21 @@ def memory_estimate(
         activation_bytes: What one forward of a whole batch keeps for its backward.
         settings: Name the optimizer, and whether there is a moving average.
         num_processes: Processes of the training.
+        num_gathered: Where they share the models out, how many weights and gradients are whole at
+            a time; none means that every process holds all of the models.
     """
     num_trained = sum(math.prod(shape) for shape in trained)
     size = _WEIGHT_BYTES * num_trained
+    num_parts = 1
+    exchange = size if num_processes > 1 else 0
+    if num_gathered is not None:
+        num_parts, exchange = num_processes, _WEIGHT_BYTES * num_gathered
     return MemoryEstimate(
-        weights=size + _WEIGHT_BYTES * num_frozen,
-        gradients=size,
-        optimizer=optimizer_bytes(settings.name, trained),
-        average=0 if settings.ema_decay is None else size,
-        exchange=size if num_processes > 1 else 0,
+        weights=(size + _WEIGHT_BYTES * num_frozen) // num_parts,
+        gradients=size // num_parts,
+        optimizer=optimizer_bytes(settings.name, trained) // num_parts,
+        average=0 if settings.ema_decay is None else size // num_parts,
+        exchange=exchange,
         activations=activation_bytes,
     )
 

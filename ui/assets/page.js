@@ -1,4 +1,5 @@
-// What the page does without asking the server: wait for a slider to rest, and one shortcut.
+// What the page does without asking the server: wait for a slider to rest, one shortcut, and the
+// buttons and links that stand in texts.
 (() => {
   const RESTS_AFTER_MS = 150;
   let timer = 0;
@@ -13,6 +14,22 @@
       timer = setTimeout(() => click("chats-live"), RESTS_AFTER_MS);
     },
   };
+
+  const openTab = (name) =>
+    [...document.querySelectorAll("#chats-tabs button[role=tab]")]
+      .find((tab) => tab.textContent.trim() === name)
+      ?.click();
+
+  document.addEventListener("click", (event) => {
+    const asked = event.target instanceof Element && event.target.closest("[data-reset],[data-open-tab]");
+    if (!asked) return;
+    event.preventDefault();
+    if (asked.dataset.openTab) openTab(asked.dataset.openTab);
+    if (asked.dataset.reset) {
+      window.chats.resetting = asked.dataset.reset;
+      click("train-reset-one");
+    }
+  });
 
   document.addEventListener("keydown", (event) => {
     const inPrompt = event.target instanceof Element && event.target.closest("#chats-prompt");

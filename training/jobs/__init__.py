@@ -1,0 +1,1 @@
+"""The queue of trainings: submitted, watched, stopped and resumed through their run directories."""

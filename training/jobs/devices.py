@@ -1,0 +1,111 @@
+"""The devices of this machine, found without torch, and which of them a training gets."""
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping
+
+from chats.errors import UserError
+from training.launch import Engine
+
+_ASK_SECONDS = 20
+
+
+def machine_devices() -> dict[str, str]:
+    """Return names and titles of the devices that trainings can have here, the best first.
+
+    CUDA_VISIBLE_DEVICES narrows the GPUs, as it does for torch.
+    """
+    found = dict(_visible(_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")))
+    if platform.system() == "Darwin" and platform.machine() == "arm64":
+        found["mps"] = "the Apple GPU"
+    return found | {"cpu": "the CPU"}
+
+
+def choose_devices(
+    engine: Engine, *, wanted: str | None, available: Mapping[str, str], load: Mapping[str, int]
+) -> tuple[str, ...]:
+    """Return the devices that a training gets: the wanted one, or those with the shortest queues.
+
+    Args:
+        engine: How its processes are started.
+        wanted: A device by its name; none lets the queues decide.
+        available: What `machine_devices` found.
+        load: Runs that wait for each device or keep it.
+
+    Raises:
+        UserError: The machine does not have what is asked.
+    """
+    if engine.num_machines > 1:
+        raise UserError(
+            "The queue starts trainings on this machine only. Start one on several machines by "
+            "hand: --dry-run prints the command."
+        )
+    if wanted is not None:
+        return _wanted(wanted, engine, available)
+    gpus = [name for name in available if name.startswith("cuda:")]
+    on_cpu = engine.on_cpu or _is_true(os.environ.get("ACCELERATE_USE_CPU"))
+    if on_cpu or (engine.num_processes == 1 and not gpus):
+        return ("cpu",) if on_cpu else (next(iter(available)),)
+    if engine.num_processes > len(gpus):
+        raise UserError(
+            f"{engine.num_processes} processes need a GPU each, and this machine has "
+            f"{len(gpus)}. Give fewer --num-processes and more optimizer.gradient_accumulation."
+        )
+    return tuple(sorted(gpus, key=lambda name: load.get(name, 0))[: engine.num_processes])
+
+
+def device_variables(devices: tuple[str, ...]) -> dict[str, str]:
+    """Return the environment that shows a training its devices and no others."""
+    if "cpu" in devices:
+        return {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+    gpus = [name.removeprefix("cuda:") for name in devices if name.startswith("cuda:")]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
+
+
+def _wanted(name: str, engine: Engine, available: Mapping[str, str]) -> tuple[str, ...]:
+    if name not in available:
+        known = ", ".join(available)
+        raise UserError(f"This machine has no device {name!r}; it has {known}.")
+    if engine.num_processes > 1 and name != "cpu":
+        raise UserError(f"{engine.num_processes} processes need a GPU each: leave out --device.")
+    return (name,)
+
+
+def _gpus() -> list[tuple[str, str]]:
+    """Return the UUID and the title of every NVIDIA GPU, in the order of the bus."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    command = [program, "--query-gpu=uuid,name", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_ASK_SECONDS, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    rows = [line.partition(",") for line in done.stdout.splitlines()]
+    return [(uuid.strip(), name.strip()) for uuid, _, name in rows if uuid.startswith("GPU-")]
+
+
+def _visible(gpus: list[tuple[str, str]], variable: str | None) -> list[tuple[str, str]]:
+    """Keep what CUDA_VISIBLE_DEVICES lets through: numbers, or (the start of) UUIDs."""
+    named = [(f"cuda:{uuid}", title) for uuid, title in gpus]
+    if variable is None:
+        return named
+    found = []
+    for entry in (each.strip() for each in variable.split(",")):
+        if entry.isdecimal() and int(entry) < len(named):
+            found.append(named[int(entry)])
+        elif entry.startswith("MIG-"):
+            found.append((f"cuda:{entry}", "a part of a GPU"))
+        elif entry.startswith("GPU-"):
+            found += [each for each in named if each[0].startswith(f"cuda:{entry}")]
+        else:
+            break  # CUDA stops at the first that it does not know
+    return found
+
+
+def _is_true(value: str | None) -> bool:
+    return (value or "").lower() in ("1", "true", "yes", "on")

@@ -5,7 +5,8 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,10 @@ from chats.environment import check_environment
 from chats.errors import UserError
 from chats.generation.events import ImagesEvent, StepEvent
 from chats.shapes import BASE, PAIR, SHAPES_MODEL, SHAPES_NUM_STEPS
+from training.commands import Push
+from training.jobs.catalogue import RunCatalogue
+from training.jobs.console import JobConsole, JobSettings
+from ui.run_pages.words import short_title
 from ui.server import (
     LOGIN_VARIABLE,
     check_login,
@@ -24,7 +29,7 @@ from ui.server import (
     own_hosts_only,
     prepare_environment,
 )
-from ui.services import ModelChoice, ModelStatus, Services
+from ui.services import ModelChoice, ModelStatus, RunServices, Services
 
 if TYPE_CHECKING:
     from chats.models.manager import ModelManager
@@ -71,8 +76,10 @@ class Settings(FrozenSettings):
 class Models:
     """The models behind the page; torch is imported with the first use, after the page is up."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings, *, pair_of_run: Callable[[str], str | None]):
+        """Prepare them; `pair_of_run` gives the folder of a run's pair, none if it is no run."""
         self._settings = settings
+        self._pair_of_run = pair_of_run
         self._lock = threading.Lock()
         self._manager: ModelManager | None = None
         self._status = ModelStatus("loading", f"Loading {_title(settings.model)}…")
@@ -80,11 +87,18 @@ class Models:
     def generate(
         self, config: GenerationConfig, cancel: threading.Event
     ) -> Iterator[StepEvent | ImagesEvent]:
-        """Make the pictures of a configuration."""
+        """Make the pictures of a configuration; a run's pair is called by the run's id."""
         manager = self._get_manager()
         from chats.generation.generate import generate
 
-        yield from generate(manager, config, cancel=cancel)
+        folder = self._pair_of_run(config.pair) if config.pair else None
+        located = config.model_copy(update={"pair": folder}) if folder else config
+        for event in generate(manager, located, cancel=cancel):
+            if folder and isinstance(event, ImagesEvent):
+                # Pictures carry their settings: the id, not a path of this machine.
+                named = event.config.model_copy(update={"pair": config.pair})
+                event = replace(event, config=named)
+            yield event
 
     def status(self) -> ModelStatus:
         """How far loading is."""
@@ -118,7 +132,8 @@ def main(settings: Settings) -> None:
     login = check_login(settings.host, os.environ.get(LOGIN_VARIABLE, ""))
     check_port(settings.host, settings.port)
     prepare_environment(settings.workspace)
-    models = Models(settings)
+    runs = open_runs(settings)
+    models = Models(settings, pair_of_run=lambda run: pair_of_run(runs, run))
 
     from ui.blocks import build_ui
     from ui.look import launch_options
@@ -126,8 +141,9 @@ def main(settings: Settings) -> None:
     page = build_ui(
         Services(
             generate=models.generate,
-            models=lambda: (describe_model(settings),),
+            models=lambda: offered_models(settings, runs),
             status=models.status,
+            runs=runs,
         )
     )
     page.launch(
@@ -146,8 +162,53 @@ def main(settings: Settings) -> None:
         **launch_options(),
     )
     logger.info("Serving http://%s:%d", settings.host, settings.port)
+    threading.Thread(target=take_up_runs, args=(runs,), name="runs", daemon=True).start()
     threading.Thread(target=models.warm_up, name="warm-up", daemon=True).start()
     page.block_thread()
+
+
+def open_runs(settings: Settings) -> RunServices:
+    """Open the queue of the workspace."""
+    workspace = settings.workspace.expanduser().resolve()
+    console = JobConsole(JobSettings(workspace=workspace))
+
+    def push(run: str, repo_id: str, private: bool) -> str:
+        folder = console.directory(run).path
+        return Push(run_or_pair=str(folder), repo=repo_id, private=private).run()
+
+    return RunServices(console=console, catalogue=RunCatalogue(console), push=push)
+
+
+def take_up_runs(runs: RunServices) -> None:
+    """Put right what happened while no server looked, and read all runs once."""
+    try:
+        for run in runs.console.reconcile():
+            logger.info("The training %s waited and was started.", run)
+        runs.catalogue.entries()
+    except UserError as error:
+        logger.error("%s", error)
+
+
+def offered_models(settings: Settings, runs: RunServices) -> tuple[ModelChoice, ...]:
+    """Return the model with its own pair, then with those of finished runs, the newest first."""
+    own = describe_model(settings)
+    trained = runs.catalogue.finished_pairs(settings.model)
+    return (
+        own,
+        *(
+            replace(own, run=each.id, run_title=short_title(each), pair=each.id, has_pair=True)
+            for each in trained
+        ),
+    )
+
+
+def pair_of_run(runs: RunServices, run: str) -> str | None:
+    """Return the folder of a run's pair; none if this is no run."""
+    if run not in runs.console.ids():
+        return None
+    if not runs.catalogue.get(run).has_pair:
+        raise UserError(f"The run {run} has no finished pair.")
+    return str(runs.console.directory(run).pair)
 
 
 def describe_model(settings: Settings) -> ModelChoice:

@@ -20,7 +20,7 @@ import yaml
 from filelock import FileLock, Timeout
 from pydantic import AwareDatetime, Field, ValidationError
 
-from chats.config import FrozenSettings
+from chats.config import FrozenSettings, MethodName
 from chats.errors import UserError, explain_validation
 from training.config import TrainingConfig, load_training_config
 
@@ -77,6 +77,31 @@ class RunStatus(FrozenSettings):
 
     exit_code: int | None = None
     """How that process ended; none while it lives, or if it left no word."""
+
+
+class Sample(FrozenSettings):
+    """What samples/index.jsonl says of one picture."""
+
+    step: int = Field(ge=0)
+    """Optimizer steps that were done when it was made."""
+
+    prompt: str
+    """What it shows."""
+
+    method: MethodName
+    """How predictions were combined; `cfg` is the base model."""
+
+    scale: float
+    """Guidance scale s."""
+
+    alpha: float | None
+    """α; none for a method that has none."""
+
+    seed: int
+    """Seed of its noise."""
+
+    file: str = Field(pattern=r"^step-\d+/[a-z0-9._-]+\.png$")
+    """Its place in the folder samples."""
 
 
 @dataclass(frozen=True)
@@ -267,6 +292,15 @@ class RunDirectory:
         kept = [line for line in self.read_metrics() if line["step"] <= after_step]
         write_atomically(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
 
+    def read_samples(self) -> list[Sample]:
+        """Return the pictures made so far, in the order in which they were made."""
+        lines = (read_if_there(self._samples_path) or b"").splitlines()
+        found = []
+        for line in lines:
+            with contextlib.suppress(ValidationError):
+                found.append(Sample.model_validate_json(line))
+        return found
+
     @contextlib.contextmanager
     def probe(self) -> Iterator[bool]:
         """Take alive.lock if it is free, so that no trainer lives within; yields whether it was.
@@ -275,6 +309,10 @@ class RunDirectory:
         """
         with _taken(FileLock(self._lock_path), wait_seconds=0) as was_free:
             yield was_free
+
+    @property
+    def _samples_path(self) -> Path:
+        return self.samples / "index.jsonl"
 
     @property
     def _config_path(self) -> Path:

@@ -9,6 +9,8 @@ from ui.cards import render_model_status
 from ui.compare import build_compare
 from ui.endpoints import add_endpoints
 from ui.html import plain_html
+from ui.run_pages.endpoints import add_run_endpoints
+from ui.run_pages.tab import build_runs
 from ui.services import Services
 
 TITLE = "CHATS"
@@ -30,10 +32,16 @@ def build_ui(services: Services) -> gr.Blocks:
         with gr.Row(elem_classes="top"):
             plain_html(HEADER, elem_classes="masthead-box")
             pill = plain_html(render_model_status(services.status()), elem_id="chats-model")
-        with gr.Tabs(elem_id="chats-tabs"), gr.Tab("Compare", id="compare"):
-            build_compare(services, page=page)
+        with gr.Tabs(elem_id="chats-tabs"):
+            with gr.Tab("Compare", id="compare"):
+                pair = build_compare(services, page=page)
+            if services.runs:
+                with gr.Tab("Runs", id="runs") as runs:
+                    build_runs(services, page=page, tab=runs, pair=pair)
         plain_html(FOOTER)
         add_endpoints(services)
+        if services.runs:
+            add_run_endpoints(services.runs)
         _follow_model(services, page=page, pill=pill)
     return page.queue(max_size=32)
 

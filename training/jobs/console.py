@@ -21,6 +21,7 @@ from training.jobs.here import ThisMachine
 from training.jobs.launchers import Launcher
 from training.jobs.queue import HERE, JobQueue
 from training.jobs.reading import Curve, LogChunk, read_curve, read_log
+from training.jobs.searching import LogMatches, search_log
 from training.jobs.states import WAITING
 from training.jobs.summary import Action, JobSummary
 from training.jobs.workspace import JobFolder, StopRequest, Workspace
@@ -98,6 +99,10 @@ class JobConsole:
     def list(self) -> tuple[JobSummary, ...]:
         """Return all runs, the newest first; one that is damaged says so."""
         return tuple(summary for _, summary in self._queue.summaries())
+
+    def ids(self) -> tuple[str, ...]:
+        """Return the ids of all runs, the newest first."""
+        return tuple(folder.id for folder in self._workspace.folders())
 
     def get(self, run_id: str) -> JobSummary:
         """Return a run.
@@ -204,6 +209,25 @@ class JobConsole:
             return read_log(folder.run.log, offset=offset, max_bytes=max_bytes)
         launcher = self._queue.launcher_of(folder)
         return launcher.logs(folder, offset=offset, max_bytes=max_bytes)
+
+    def search_log(
+        self, run_id: str, text: str, *, file: Literal["log", "output"] = "log"
+    ) -> LogMatches:
+        """Find the newest lines of a run's log that hold a text; see `log` for the files.
+
+        Raises:
+            UserError: There is no such run, or the text is too long.
+        """
+        return search_log(self.log_path(run_id, file=file), text)
+
+    def log_path(self, run_id: str, *, file: Literal["log", "output"] = "log") -> Path:
+        """Return where a run's log lies; it may not be there yet.
+
+        Raises:
+            UserError: There is no such run.
+        """
+        run = self._workspace.find(run_id).run
+        return run.log if file == "log" else run.output
 
     def metrics(
         self, run_id: str, *, since_step: int | None = None, max_points: int = 1000

@@ -2,9 +2,9 @@
 
     python -m benchmarks.throughput --rounds 7
 
-Contestants take turns within every round, so that whatever else the machine does hits all of them;
-a ratio is the median over rounds, its spread the interquartile range. The baseline is the stock
-diffusers pipeline with its own classifier-free guidance.
+The baseline, stock diffusers with its own classifier-free guidance, runs before and after every
+contestant in every round, so that whatever else the machine does hits both; a ratio is the median
+over rounds, its spread the interquartile range.
 
 CFG makes one forward of 2 rows a picture, a full pair two forwards of 1 row a picture. "CFG's rows"
 is a full pair at twice the pictures: its forwards then have as many rows as CFG's.
@@ -114,22 +114,30 @@ def columns(pipeline: StableDiffusionPipeline, config: BenchConfig) -> list[Cont
 
 def print_ratios(contestants: list[Contestant], *, rounds: int) -> None:
     """One line a contestant: pictures per second, and the ratio to the first one."""
+    baseline = contestants[0]
     speeds: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
+    ratios: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
     for contestant in contestants:
         contestant.paint()
     for _ in range(rounds):
+        before = measure_speed(baseline)
         for contestant in contestants:
-            start = time.perf_counter()
-            contestant.paint()
-            seconds = time.perf_counter() - start
-            speeds[contestant.name].append(contestant.num_images / seconds)
-    baseline = speeds[contestants[0].name]
+            speed, after = measure_speed(contestant), measure_speed(baseline)
+            speeds[contestant.name].append(speed)
+            ratios[contestant.name].append(speed / statistics.mean((before, after)))
+            before = after
     print(f"{'':34}  img/s   ratio  (quartiles)")
-    for name, values in speeds.items():
-        ratios = [value / base for value, base in zip(values, baseline, strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        speed = statistics.median(values)
+    for name, values in ratios.items():
+        low, middle, high = statistics.quantiles(values, n=4)
+        speed = statistics.median(speeds[name])
         print(f"{name:34} {speed:6.2f}   {middle:5.2f}  ({low:.2f} to {high:.2f})", flush=True)
+
+
+def measure_speed(contestant: Contestant) -> float:
+    """Pictures per second of one call."""
+    start = time.perf_counter()
+    contestant.paint()
+    return contestant.num_images / (time.perf_counter() - start)
 
 
 def shapes_pipeline() -> StableDiffusionPipeline:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from chats.shapes.checker import keeps_promise, read, sharpness
-from chats.shapes.pairs import PairsConfig, main, rank
-from chats.shapes.world import Spec, SpecObject, place, render, sample_spec, violate
+from chats.shapes.pairs import PairsConfig, main, make_pairs, rank
+from chats.shapes.world import Spec, SpecObject, caption, place, render, sample_spec, violate
 
 NUM_SCENES = 300
 
@@ -70,3 +70,11 @@ def test_rank_prefers_the_kept_promise_and_gives_up_on_ties():
     assert np.array_equal(pair.rejected, bad)
     assert rank(spec, np.stack([good, good])) is None
     assert rank(spec, np.stack([bad, bad])) is None
+
+
+def test_rendered_pairs_keep_and_break_their_promise():
+    pairs = list(make_pairs(PairsConfig(source="rendered", num_prompts=100)))
+    assert len(pairs) == 100
+    for pair in pairs:
+        assert keeps_promise(read(pair.chosen), pair.spec), caption(pair.spec)
+        assert not keeps_promise(read(pair.rejected), pair.spec), caption(pair.spec)

@@ -11,6 +11,8 @@ from accelerate.commands.launch import launch_command_parser
 from chats.objective import LossTerms
 from training.commands import take_dry_run
 from training.config import parse_command_line
+from training.jobs.commands import COMMANDS, parse_job_command
+from training.jobs.summary import ACTIONS
 from training.launch import find_engine
 from training.loop.metrics import MetricsWindow
 
@@ -46,6 +48,9 @@ def test_commands_are_understood(path, monkeypatch, tmp_path):
             arguments = arguments[2:]
         if arguments == ["--help"]:
             continue
+        if arguments[0] in COMMANDS:
+            parse_job_command(arguments)
+            continue
         asked, rest = take_dry_run([str(own) if each == "run.yaml" else each for each in arguments])
         parse_command_line(rest)
         if asked is not None:
@@ -55,6 +60,12 @@ def test_commands_are_understood(path, monkeypatch, tmp_path):
 def test_every_recipe_and_engine_is_told():
     rows = re.findall(r"^\| `(\w+)` \|", GUIDE.read_text("utf-8"), re.MULTILINE)
     assert {path.stem for path in (*RECIPES, *ENGINES)} <= set(rows)
+
+
+def test_every_state_is_told_with_what_can_be_done():
+    rows = re.findall(r"^\| `(\w+)` \| .* \| ([^|]+) \|$", GUIDE.read_text("utf-8"), re.MULTILINE)
+    told = {state: {*actions.split(", "), "rerun"} for state, actions in rows if state in ACTIONS}
+    assert told == {state: set(actions) for state, actions in ACTIONS.items()}
 
 
 def test_every_metric_is_told():

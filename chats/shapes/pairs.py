@@ -1,21 +1,25 @@
-"""Preference pairs of the Shapes world, from the base model's own pictures.
+"""Preference pairs of the Shapes world.
 
     python -m chats.shapes.pairs --output build/pairs
 
-Several pictures of one prompt are ranked by the checker; the best that keeps its promise and the
-worst that breaks it make a pair. The folder has the Hugging Face ImageFolder layout: metadata.jsonl
-with the columns prompt, chosen_file_name, rejected_file_name.
+Sampled pairs are the base model's own pictures: several of one prompt are ranked by the checker;
+the best that keeps its promise and the worst that breaks it make a pair. Rendered pairs need no
+model and come in seconds: a scene that keeps the promise, and one that breaks it in one thing. The
+folder has the Hugging Face ImageFolder layout: metadata.jsonl with the columns prompt,
+chosen_file_name, rejected_file_name.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import random
 import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,7 +32,7 @@ from chats.shapes import BASE
 from chats.shapes.checker import keeps_promise, read, sharpness
 from chats.shapes.prompts import pair_specs
 from chats.shapes.sampling import Sampler
-from chats.shapes.world import Spec, caption
+from chats.shapes.world import Spec, caption, place, render, violate
 
 _PROMPTS_PER_BATCH = 15
 
@@ -38,10 +42,12 @@ class PairsConfig(FrozenSettings):
 
     output: Path = Path("build/pairs")
     """Folder that receives the pairs; an earlier one is replaced as a whole."""
+    source: Literal["sampled", "rendered"] = "sampled"
+    """Where the pictures come from: the base model, or the renderer of the world."""
     num_prompts: int = Field(2_000, ge=1)
-    """Prompts tried; one gives a pair if its pictures differ in keeping the promise."""
+    """Prompts tried; sampled ones give a pair if their pictures differ in keeping the promise."""
     pictures_per_prompt: int = Field(4, ge=2)
-    """Pictures ranked for each prompt."""
+    """Sampled pictures that are ranked for each prompt."""
     scale: float = Field(1.5, ge=0)
     """The paper's guidance scale s of the CFG that paints them."""
     num_steps: int = Field(15, ge=1)
@@ -60,9 +66,23 @@ class ShapesPair:
 
 
 def make_pairs(config: PairsConfig) -> Iterator[ShapesPair]:
-    """Sample, rank and yield the pairs in the order of their prompts."""
-    sampler = Sampler(BASE, num_steps=config.num_steps)
+    """Yield the pairs in the order of their prompts."""
     specs = itertools.islice(pair_specs(), config.num_prompts)
+    return rendered_pairs(specs) if config.source == "rendered" else sampled_pairs(specs, config)
+
+
+def rendered_pairs(specs: Iterator[Spec]) -> Iterator[ShapesPair]:
+    """Render a scene of each promise, and one arranged like it with one thing wrong."""
+    for number, spec in enumerate(specs):
+        seed = f"shapes-rendered-pairs-{number}"
+        broken = violate(spec, random.Random(seed))
+        chosen, rejected = (place(each, random.Random(seed)) for each in (spec, broken))
+        yield ShapesPair(spec, render(chosen), render(rejected))
+
+
+def sampled_pairs(specs: Iterator[Spec], config: PairsConfig) -> Iterator[ShapesPair]:
+    """Sample several pictures of each promise and rank them."""
+    sampler = Sampler(BASE, num_steps=config.num_steps)
     num_pictures = config.pictures_per_prompt
     for first in itertools.count(step=_PROMPTS_PER_BATCH):
         batch = list(itertools.islice(specs, _PROMPTS_PER_BATCH))

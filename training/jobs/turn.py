@@ -66,6 +66,10 @@ def _taken_up(folder: JobFolder) -> Job:
                 f"The run {folder.id} is {status.state if status else 'gone'}, no longer queued: "
                 "nothing to do."
             )
+        if status is not None and status.state == "succeeded":
+            raise UserError(
+                f"The run {folder.id} is finished. Set run.output to a new folder to train anew."
+            )
         folder.forget_stop()
         job = _queued_again(folder, job)
     folder.run.announce("waiting_for_device")

@@ -19,6 +19,7 @@ from chats.errors import UserError
 from chats.generation.events import ImagesEvent, StepEvent
 from chats.shapes import BASE, PAIR, SHAPES_MODEL, SHAPES_NUM_STEPS
 from training.commands import Push
+from training.datasets import DatasetStore
 from training.jobs.catalogue import RunCatalogue
 from training.jobs.console import JobConsole, JobSettings
 from ui.run_pages.words import short_title
@@ -34,7 +35,6 @@ from ui.services import ModelChoice, ModelStatus, RunServices, Services
 if TYPE_CHECKING:
     from chats.models.manager import ModelManager
 
-MAX_UPLOAD = "50mb"
 SHAPES_EXAMPLES = (
     "three red stars on a black background",
     "a blue circle to the left of a square",
@@ -68,6 +68,9 @@ class Settings(FrozenSettings):
 
     pair: str | None = None
     """Its preference pair: a folder or a Hub id; none means the one embedded with Shapes."""
+
+    max_upload_mb: int = Field(4096, ge=1)
+    """Largest file that the page takes, in megabytes; data sets come as one zip."""
 
     device: str | None = None
     """Torch device, such as `cpu`, `cuda` or `cuda:1`; none means the best there is."""
@@ -144,6 +147,7 @@ def main(settings: Settings) -> None:
             models=lambda: offered_models(settings, runs),
             status=models.status,
             runs=runs,
+            datasets=DatasetStore(settings.workspace.expanduser().resolve() / "datasets"),
         )
     )
     page.launch(
@@ -156,7 +160,7 @@ def main(settings: Settings) -> None:
         enable_monitoring=False,
         run_history=False,
         ssr_mode=False,
-        max_file_size=MAX_UPLOAD,
+        max_file_size=f"{settings.max_upload_mb}mb",
         quiet=True,
         app_kwargs={"middleware": [own_hosts_only(settings.host)]},
         **launch_options(),

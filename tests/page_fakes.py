@@ -3,12 +3,14 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from PIL import Image
 
 from chats.config import GenerationConfig, Row
 from chats.generation.events import ImagesEvent, StepEvent
 from chats.wording import combination
+from training.datasets import DatasetStore
 from ui.services import ModelChoice, ModelStatus, Services
 
 MODEL = ModelChoice(
@@ -36,6 +38,7 @@ class FakeStudio:
     notices: tuple[str, ...] = ()
     asked: list[GenerationConfig] = field(default_factory=list)
     num_closed: int = 0
+    datasets: Path = Path("there-is-no-such-folder")
 
     def services(self) -> Services:
         """What the page is given."""
@@ -43,6 +46,7 @@ class FakeStudio:
             generate=self.generate,
             models=lambda: (self.model,),
             status=lambda: ModelStatus("ready", "Fake, ready"),
+            datasets=DatasetStore(self.datasets),
         )
 
     def generate(

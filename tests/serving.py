@@ -26,6 +26,10 @@ class Server:
     log: Path
     cpu_seconds: float
     """Work of the process until the page was served; a busy machine does not count."""
+    workspace: Path
+    """The folder that it keeps things in."""
+    pid: int
+    """Its process."""
 
 
 @contextlib.contextmanager
@@ -44,7 +48,7 @@ def serve(folder: Path, *arguments: str) -> Iterator[Server]:
     try:
         url = f"http://127.0.0.1:{port}"
         used = _wait_for(url, process, log)
-        yield Server(url=url, log=log, cpu_seconds=used)
+        yield Server(url=url, log=log, cpu_seconds=used, workspace=folder / "work", pid=process.pid)
     finally:
         process.terminate()
         try:

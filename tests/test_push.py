@@ -31,14 +31,19 @@ class FakeApi:
         siblings = [SimpleNamespace(rfilename=name) for name in self.files[repo_id]]
         return SimpleNamespace(private=self.private[repo_id], siblings=siblings)
 
-    def create_repo(self, repo_id, *, private, exist_ok):
+    def dataset_info(self, repo_id):
+        return self.model_info(repo_id)
+
+    def create_repo(self, repo_id, *, private, exist_ok, repo_type="model"):
         self._answer("create_repo")
         assert exist_ok
         self.files.setdefault(repo_id, {".gitattributes"})
         self.private.setdefault(repo_id, private)
         return f"https://huggingface.co/{repo_id}"
 
-    def upload_folder(self, *, repo_id, folder_path, commit_message, delete_patterns):
+    def upload_folder(
+        self, *, repo_id, folder_path, commit_message, delete_patterns, repo_type="model"
+    ):
         self._answer("upload_folder")
         added = {p.relative_to(folder_path).as_posix() for p in folder_path.rglob("*.*")}
         deleted = filter_repo_objects(self.files[repo_id], allow_patterns=delete_patterns)

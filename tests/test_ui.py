@@ -441,7 +441,22 @@ def test_every_action_is_named_and_helpers_are_not_offered():
         "print(*sorted(fn.api_name for fn in fns if fn.api_visibility == 'public'))"
     )
     done = run_python(code, GRADIO_ANALYTICS_ENABLED="False")
-    assert done.stdout.split() == ["compare", "generate", "models_list", "png_info"], done.stderr
+    assert done.stdout.split() == [
+        "compare",
+        "dataset_delete",
+        "dataset_edit",
+        "dataset_export",
+        "dataset_import",
+        "dataset_import_hub",
+        "dataset_preview_hub",
+        "dataset_push",
+        "dataset_rows",
+        "dataset_validate",
+        "datasets_list",
+        "generate",
+        "models_list",
+        "png_info",
+    ], done.stderr
 
 
 def test_every_method_has_its_column():
@@ -462,7 +477,7 @@ def test_the_look_asks_nothing_of_the_network():
 def test_importing_the_page_pulls_no_torch():
     code = (
         "import sys, app, ui.blocks\n"
-        "heavy = {'torch', 'diffusers', 'transformers', 'peft', 'accelerate'}\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'peft', 'accelerate', 'datasets'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = run_python(code, GRADIO_ANALYTICS_ENABLED="False")

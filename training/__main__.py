@@ -6,6 +6,7 @@ python -m training export runs/first --output pairs/first --layout lora
 python -m training push runs/first --repo owner/name --private
 python -m training submit --config run.yaml
 python -m training list
+python -m training import build/pairs --workspace workspace
 """
 
 import sys

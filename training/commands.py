@@ -1,4 +1,4 @@
-"""What the command line asks for: a training, its dry run, `export` and `push`, or the queue.
+"""What the command line asks for: a training, its dry run, export, push, import, or the queue.
 
 This module imports no torch.
 """
@@ -15,7 +15,7 @@ from pydantic import Field
 from chats.config import FrozenSettings
 from chats.errors import UserError
 from chats.pairs.weight_files import local_folder
-from training.config import DryRunSettings, TrainingConfig, parse_command_line
+from training.config import DataSettings, DryRunSettings, TrainingConfig, parse_command_line
 from training.jobs.commands import COMMANDS, parse_job_command
 from training.publishing.card import Layout, model_card
 from training.publishing.push import check_target, push_folder
@@ -90,6 +90,50 @@ class Push(_Publishing):
         return f"The pair is at {address}"
 
 
+class Import(FrozenSettings):
+    """Take preferences from a folder or a file into the page's data sets."""
+
+    path: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PATH")]
+    """A folder, a zip or a parquet file with preference pairs."""
+
+    workspace: Path = Path("workspace")
+    """The page's workspace."""
+
+    name: str = ""
+    """How people will call the data set; empty is as the file or folder is called."""
+
+    prompt_column: str | None = None
+    """Column of the prompts, if it is not recognised."""
+
+    preferred_column: str | None = None
+    """Column of the preferred pictures, or of the first ones if there are labels."""
+
+    dispreferred_column: str | None = None
+    """Column of the other pictures."""
+
+    label_columns: tuple[str, str] | None = None
+    """Columns that score the two pictures; ties are left out."""
+
+    def run(self) -> str:
+        """Import it and say what became of the rows."""
+        from training.datasets import DatasetStore
+        from training.datasets.importing import import_file
+
+        store = DatasetStore(self.workspace.expanduser() / "datasets")
+        settings = DataSettings(
+            on_bad_rows="skip", **self.model_dump(exclude={"workspace", "name"})
+        )
+        dataset = import_file(store, settings, name=self.name)
+        report = dataset.report()
+        lines = [
+            f"{report.num_kept:,} of {report.num_read:,} rows are now in {dataset.folder}",
+            *(f"Row {bad.row}: {bad.reason}" for bad in report.faults),
+        ]
+        if report.num_ties:
+            lines.append(f"Ties, left out: {report.num_ties:,}")
+        return "\n".join(lines)
+
+
 class Command(Protocol):
     """What is asked of the command line, other than to train."""
 
@@ -103,8 +147,8 @@ def parse_arguments(arguments: Sequence[str]) -> TrainingConfig | Command:
     Raises:
         UserError: See `parse_command_line`.
     """
-    if arguments and arguments[0] in ("export", "push"):
-        return tyro.cli(Export | Push, args=list(arguments), prog="python -m training")
+    if arguments and arguments[0] in ("export", "push", "import"):
+        return tyro.cli(Export | Push | Import, args=list(arguments), prog="python -m training")
     if arguments and arguments[0] in COMMANDS:
         return parse_job_command(arguments)
     asked, rest = take_dry_run(arguments)

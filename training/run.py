@@ -42,6 +42,9 @@ RunState = Literal[
 Metrics = dict[str, float | None]
 """One line of metrics.jsonl; it has at least `step`."""
 
+RUN_REMEDY = "then resume the run; or set run.output to another folder."
+"""What to do when the disk refuses to write a run."""
+
 _LOCK_WAIT_SECONDS = 1.0
 """Longer than anybody holds the lock only to see whether it is free."""
 _PARTIAL = ".partial"
@@ -327,14 +330,19 @@ class RunDirectory:
         return self.path / "alive.lock"
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str, *, remedy: str = "") -> None:
     """Write a file so that it is always the old one or the new one, even if the power goes.
+
+    Args:
+        path: The file; its folder is made.
+        text: Its content.
+        remedy: See `disk_errors_explained`.
 
     Raises:
         UserError: It can't be written; the old one stays.
     """
     partial = path.with_name(f".{path.name}-{secrets.token_hex(4)}{_PARTIAL}")
-    with disk_errors_explained(path):
+    with disk_errors_explained(path, remedy=remedy or RUN_REMEDY):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with partial.open("x", encoding="utf-8") as file:
@@ -358,8 +366,13 @@ def sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def disk_errors_explained(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses within into a UserError that says what to do."""
+def disk_errors_explained(path: Path, *, remedy: str = RUN_REMEDY) -> Iterator[None]:
+    """Turn what the disk refuses within into a UserError that says what to do.
+
+    Args:
+        path: How the message calls what is written.
+        remedy: What to do after the disk was put in order, or instead.
+    """
     try:
         yield
     except OSError as error:
@@ -368,10 +381,7 @@ def disk_errors_explained(path: Path) -> Iterator[None]:
             if error.errno in _DISK_IS_FULL
             else "Make that folder one that can be written to"
         )
-        raise UserError(
-            f"Can't write {path}: {error.strerror}. {advice}, then resume the run; "
-            "or set run.output to another folder."
-        ) from error
+        raise UserError(f"Can't write {path}: {error.strerror}. {advice}, {remedy}") from error
 
 
 def read_if_there(path: Path) -> bytes | None:

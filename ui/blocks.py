@@ -7,6 +7,7 @@ import gradio as gr
 
 from ui.cards import render_model_status
 from ui.compare import build_compare
+from ui.data import build_data
 from ui.endpoints import add_endpoints
 from ui.html import plain_html
 from ui.run_pages.endpoints import add_run_endpoints
@@ -35,6 +36,8 @@ def build_ui(services: Services) -> gr.Blocks:
         with gr.Tabs(elem_id="chats-tabs"):
             with gr.Tab("Compare", id="compare"):
                 pair = build_compare(services, page=page)
+            with gr.Tab("Data", id="data") as tab:
+                build_data(services, tab=tab)
             if services.runs:
                 with gr.Tab("Runs", id="runs") as runs:
                     build_runs(services, page=page, tab=runs, pair=pair)

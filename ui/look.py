@@ -118,7 +118,7 @@ def theme() -> gr.Theme:
     )
 
 
-STYLES = ("page.css", "runs.css")
+STYLES = ("page.css", "data.css", "runs.css")
 SCRIPTS = ("page.js", "runs.js")
 
 

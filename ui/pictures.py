@@ -18,10 +18,10 @@ def png_uri(image: Image.Image, config: GenerationConfig | None = None) -> str:
     return _uri(stream, "image/png")
 
 
-def display_uri(image: Image.Image) -> str:
+def display_uri(image: Image.Image, *, min_px: int = MIN_DISPLAY_PX) -> str:
     """Write a picture for the eye: small ones enlarged, compressed a little."""
     stream = io.BytesIO()
-    enlarge(image).save(stream, format="WEBP", quality=92)
+    enlarge(image, min_px=min_px).save(stream, format="WEBP", quality=92)
     return _uri(stream, "image/webp")
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 from chats.config import DEFAULT_ALPHA, DEFAULT_SCALE, GenerationConfig
 from chats.generation.events import ImagesEvent, StepEvent
+from training.datasets import DatasetStore
 from training.jobs.catalogue import RunCatalogue
 from training.jobs.console import JobConsole
 
@@ -88,5 +89,7 @@ class Services:
     """The models on offer, the default one first."""
     status: Callable[[], ModelStatus]
     """How far loading the default model is."""
+    datasets: DatasetStore
+    """The preference data sets of the workspace."""
     runs: RunServices | None = None
     """Trainings; none where this server has no queue."""

@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -11,6 +12,9 @@ from chats.generation.png import MAX_PIXELS
 from training.preferences.bad_rows import RowFault
 
 FORMATS = ("PNG", "JPEG", "WEBP")
+_SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp"}
+_SMALLEST_PX = 16
+"""A picture that is only checked need not be larger."""
 
 _STILL_WITH_PREVIEWS = "MPO"
 """What Pillow calls the JPEGs of many cameras; their other frames are no animation."""
@@ -67,6 +71,41 @@ def size_px(content: bytes, *, name: str) -> tuple[int, int]:
         return image.size[::-1] if is_sideways else image.size
 
 
+@dataclass(frozen=True, slots=True)
+class PictureFacts:
+    """What a picture's file is."""
+
+    width: int
+    height: int
+    suffix: str
+    """What its name should end in, whatever it is called."""
+
+
+def check(content: bytes, *, name: str) -> PictureFacts:
+    """Decode a picture once, only to see that it is whole; its pixels are not kept.
+
+    Raises:
+        RowFault: As `decode` does.
+    """
+    with _opened(content, name=name) as image:
+        facts = PictureFacts(image.width, image.height, _SUFFIXES[image.format])
+        _load(image, name=name, side_px=_SMALLEST_PX)
+        return facts
+
+
+def thumbnail(content: bytes, *, name: str, side_px: int) -> Image.Image:
+    """Decode a picture and scale it down, if it is larger, to fit a square.
+
+    Raises:
+        RowFault: As `decode` does.
+    """
+    with _opened(content, name=name) as image:
+        _load(image, name=name, side_px=side_px)
+        small = image.convert("RGBA") if image.mode == "P" else image
+        small.thumbnail((side_px, side_px))
+        return _as_rgb(_turned(small))
+
+
 def fit(image: Image.Image, *, width: int, height: int) -> np.ndarray:
     """Scale a picture (bilinear) until it just covers a size, and cut out the middle.
 
@@ -119,6 +158,17 @@ def _opened(content: bytes, *, name: str) -> Image.Image:
     if num_frames > 1 and image.format != _STILL_WITH_PREVIEWS:
         raise RowFault("animated picture", f"{name} is animated ({num_frames} frames)")
     return image
+
+
+def _load(image: Image.Image, *, name: str, side_px: int) -> None:
+    """Decode in place; a JPEG at a fraction of its size, but not below `side_px`."""
+    try:
+        image.draft(None, (side_px, side_px))
+        image.load()
+    except _DAMAGE as error:
+        raise RowFault(
+            "damaged picture", f"{name} can't be read: {error}. Is it cut short?"
+        ) from error
 
 
 def _turned(image: Image.Image) -> Image.Image:

@@ -7,6 +7,7 @@ import shutil
 import stat
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -18,6 +19,8 @@ from chats.errors import UserError
 _CHUNK_BYTES = 2**20
 _REGULAR_OR_UNSAID = (0, stat.S_IFREG)
 _DRIVE = re.compile(r"[A-Za-z]:")
+_SAYS_UTF8 = 0x800
+_LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,23 @@ class ArchiveLimits:
     ratio: int = 200
 
 
-def unpack(archive: Path, folder: Path, *, limits: ArchiveLimits | None = None) -> Path:
+def unpack(
+    archive: Path,
+    folder: Path,
+    *,
+    limits: ArchiveLimits | None = None,
+    on_bytes: Callable[[int], None] = lambda num_bytes: None,
+) -> Path:
     """Unpack a zip below a folder, once, and return where its data set lies.
 
     The folder's name tells the content, so the same archive is not unpacked again and a changed
     one is. It appears only when it is whole; two processes do not get in each other's way.
+
+    Args:
+        archive: The zip.
+        folder: Takes the folder that it is unpacked into.
+        limits: What it may grow to; none stands for the defaults.
+        on_bytes: Is told how many bytes were unpacked since it was last told.
 
     Raises:
         UserError: It is no zip, is damaged or encrypted, holds a path that leads out of it, a
@@ -52,25 +67,30 @@ def unpack(archive: Path, folder: Path, *, limits: ArchiveLimits | None = None) 
         target = folder / f"{archive.stem[:80]}-{digest[:16]}"
         with FileLock(folder / f".{target.name}.lock"):
             if not target.is_dir():
-                _unpack_staged(archive, target, limits=limits or ArchiveLimits())
+                _unpack_staged(archive, target, limits=limits or ArchiveLimits(), on_bytes=on_bytes)
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError) as error:
         raise UserError(f"{archive.name} is no zip file or is damaged: {error}.") from error
     except OSError as error:
         raise UserError(
-            f"{archive.name} can't be unpacked into {folder}: {error}. Set data.cache to a folder "
-            "that can be written to and has room."
+            f"{archive.name} can't be unpacked into {folder}: {error.strerror}. That folder must "
+            "be one that can be written to and has room; data.cache sets it for a training."
         ) from error
     return _inner_folder(target)
 
 
-def _unpack_staged(archive: Path, target: Path, *, limits: ArchiveLimits) -> None:
+def _unpack_staged(
+    archive: Path, target: Path, *, limits: ArchiveLimits, on_bytes: Callable[[int], None]
+) -> None:
     staged = target.with_name(f".{target.name}.partial")
     shutil.rmtree(staged, ignore_errors=True)  # of a process that was killed; the lock is ours
     try:
         with zipfile.ZipFile(archive) as file:
             members = _checked(file, name=archive.name, limits=limits)
             most_bytes = min(limits.num_bytes, limits.ratio * archive.stat().st_size)
-            _extract(file, members, staged, most_bytes=most_bytes, name=archive.name)
+            for num_bytes in _extract(
+                file, members, staged, most_bytes=most_bytes, name=archive.name
+            ):
+                on_bytes(num_bytes)
         staged.rename(target)
     except BaseException:
         shutil.rmtree(staged, ignore_errors=True)
@@ -83,7 +103,7 @@ def _checked(
     """Return the files with their paths; nothing of the archive was unpacked before."""
     members: dict[PurePosixPath, zipfile.ZipInfo] = {}
     for info in file.infolist():
-        path = PurePosixPath(info.filename.replace("\\", "/"))
+        path = PurePosixPath(_name(info).replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or _DRIVE.match(info.filename):
             raise UserError(f"{name} is refused: {info.filename!r:.200} leads out of the archive.")
         kind = stat.S_IFMT(info.external_attr >> 16)
@@ -108,19 +128,22 @@ def _extract(
     *,
     most_bytes: int,
     name: str,
-) -> None:
+) -> Iterator[int]:
+    """Write the files, and yield after each how many bytes it had."""
     folder.mkdir()
     left = most_bytes
     for info, path in members:
         target = folder.joinpath(*path.parts)
         target.parent.mkdir(parents=True, exist_ok=True)
         with file.open(info) as packed, target.open("xb") as unpacked:
-            left -= _copy(packed, unpacked, most_bytes=left)
+            num_bytes = _copy(packed, unpacked, most_bytes=left)
+        left -= num_bytes
         if left < 0:
             raise UserError(
                 f"{name} is refused: it unpacks to more than {most_bytes:,} bytes, which no "
                 "archive of pictures does."
             )
+        yield num_bytes
 
 
 def _copy(packed: BinaryIO, unpacked: BinaryIO, *, most_bytes: int) -> int:
@@ -133,9 +156,19 @@ def _copy(packed: BinaryIO, unpacked: BinaryIO, *, most_bytes: int) -> int:
     return num_bytes
 
 
+def _name(info: zipfile.ZipInfo) -> str:
+    """Return a file's name; many programs write UTF-8 and do not say so."""
+    if info.flag_bits & _SAYS_UTF8:
+        return info.filename
+    try:
+        return info.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return info.filename
+
+
 def _is_litter(path: PurePosixPath) -> bool:
-    """Whether a file is one that macOS adds to every archive."""
-    return "__MACOSX" in path.parts or path.name == ".DS_Store"
+    """Whether a file is one that macOS or Windows adds to archives."""
+    return "__MACOSX" in path.parts or path.name.startswith("._") or path.name in _LITTER
 
 
 def _inner_folder(folder: Path) -> Path:

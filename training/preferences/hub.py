@@ -16,7 +16,7 @@ from training.preferences.rows import cell, choose_columns, pairs_of_rows
 from training.preferences.tables import picture_bytes, read_table
 
 
-def read_hub(repo_id: str, settings: DataSettings, bad_rows: BadRows) -> tuple[PreferencePair, ...]:
+def read_hub(repo_id: str, settings: DataSettings, bad_rows: BadRows) -> Iterator[PreferencePair]:
     """Read a data set of the Hub, or the copy of it that was fetched before.
 
     Streaming fetches only as many rows as are asked for. Their pictures are kept in a temporary
@@ -41,6 +41,34 @@ def read_hub(repo_id: str, settings: DataSettings, bad_rows: BadRows) -> tuple[P
         bad_rows=bad_rows,
         max_pairs=settings.max_pairs,
     )
+
+
+@dataclass(frozen=True)
+class HubPreview:
+    """The first rows of a data set on the Hub; nothing else of it was fetched."""
+
+    columns: tuple[str, ...]
+    rows: tuple[Mapping[str, Any], ...]
+    num_rows: int | None
+    """Rows of the split; none if the Hub does not say."""
+
+
+def preview_hub(repo_id: str, *, split: str, num_rows: int = 4) -> HubPreview:
+    """Read only the first rows.
+
+    Raises:
+        UserError: There is no such data set or split, or it can't be reached.
+    """
+    settings = DataSettings(
+        path=Path(repo_id), split=split, streaming=True, max_pairs=max(2, num_rows)
+    )
+    dataset = _without_decoding(_load(repo_id, settings))
+    with _errors_explained(repo_id, settings):
+        rows = tuple(dataset.take(num_rows))
+        columns = tuple(dataset.column_names or next(iter(rows), {}))
+    splits = getattr(dataset.info, "splits", None) or {}
+    known = getattr(splits.get(split), "num_examples", None)
+    return HubPreview(columns, rows, known or None)
 
 
 class HubTable:
@@ -131,8 +159,8 @@ def _errors_explained(repo_id: str, settings: DataSettings) -> Iterator[None]:
         yield
     except (ConnectionError, errors.OfflineModeIsEnabled):
         raise UserError(
-            f"{repo_id} is not on this machine and the Hub cannot be reached. Set data.path to a "
-            "folder, a zip or a parquet file, or to a data set that was fetched before."
+            f"{repo_id} is not on this machine and the Hub cannot be reached. What works without a "
+            "network: a folder, a zip, a parquet file, or a data set that was fetched before."
         ) from None
     except (datasets.exceptions.DatasetNotFoundError, errors.RepositoryNotFoundError) as error:
         raise UserError(

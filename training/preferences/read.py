@@ -1,6 +1,7 @@
 """Where preference pairs are read from: each kind of source has its own module."""
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 from chats.errors import UserError
@@ -8,7 +9,7 @@ from chats.pairs.hub import is_hub_id
 from training.config import DataSettings
 from training.preferences.archive import unpack
 from training.preferences.bad_rows import BadRows
-from training.preferences.folder import METADATA_FILES, has_metadata, read_folder
+from training.preferences.folder import METADATA_FILES, find_table, has_metadata, read_folder
 from training.preferences.hub import read_hub
 from training.preferences.pairs import PreferencePair
 from training.preferences.tables import read_table
@@ -26,7 +27,7 @@ def read_preferences(settings: DataSettings) -> tuple[PreferencePair, ...]:
             `on_bad_rows` is `stop`, or there are fewer than two pairs.
     """
     bad_rows = BadRows()
-    pairs = _read(settings.path, settings, bad_rows)
+    pairs = tuple(open_preferences(settings, bad_rows))
     name = source_name(settings.path)
     bad_rows.settle(settings.on_bad_rows, source=name)
     if len(pairs) < 2:
@@ -44,7 +45,13 @@ def source_name(path: Path) -> str:
     return path.resolve().name if path.exists() else path.as_posix()
 
 
-def _read(path: Path, settings: DataSettings, bad_rows: BadRows) -> tuple[PreferencePair, ...]:
+def open_preferences(settings: DataSettings, bad_rows: BadRows) -> Iterator[PreferencePair]:
+    """Return the pairs one by one; what can't be used is added to `bad_rows`.
+
+    Raises:
+        UserError: The source is missing or can't be read as a whole, at once or on the way.
+    """
+    path = settings.path
     if path.is_dir():
         return _read_directory(path, settings, bad_rows)
     if path.is_file():
@@ -54,7 +61,7 @@ def _read(path: Path, settings: DataSettings, bad_rows: BadRows) -> tuple[Prefer
     raise UserError(f"The data folder {path} does not exist. Set data.path.")
 
 
-def _read_file(path: Path, settings: DataSettings, bad_rows: BadRows) -> tuple[PreferencePair, ...]:
+def _read_file(path: Path, settings: DataSettings, bad_rows: BadRows) -> Iterator[PreferencePair]:
     if path.suffix == ".zip":
         root = path.parent if settings.cache is None else settings.cache / "unpacked"
         return _read_directory(unpack(path, root), settings, bad_rows)
@@ -65,17 +72,18 @@ def _read_file(path: Path, settings: DataSettings, bad_rows: BadRows) -> tuple[P
 
 def _read_directory(
     folder: Path, settings: DataSettings, bad_rows: BadRows
-) -> tuple[PreferencePair, ...]:
-    if has_metadata(folder):
-        return read_folder(folder, settings, bad_rows)
+) -> Iterator[PreferencePair]:
     files = sorted(
         path for path in folder.rglob("*.parquet") if not _is_hidden(path.relative_to(folder))
     )
-    if not files:
-        raise UserError(
-            f"{folder} holds neither {' nor '.join(METADATA_FILES)} nor parquet files. "
-            "Set data.path to a folder that does."
-        )
+    if has_metadata(folder) or not files:
+        table = find_table(folder)
+        if table is None:
+            raise UserError(
+                f"{folder} holds neither {' nor '.join(METADATA_FILES)} nor parquet files. "
+                "Set data.path to a folder that does."
+            )
+        return read_folder(folder, table, settings, bad_rows)
     of_split = [path for path in files if _is_of_split(path, settings.split)]
     if of_split and len(of_split) < len(files):
         logger.info("Of %d parquet files %d are of another split.", len(files), len(of_split))
@@ -84,7 +92,7 @@ def _read_directory(
 
 def _read_parquet(
     files: list[Path], name: str, settings: DataSettings, bad_rows: BadRows
-) -> tuple[PreferencePair, ...]:
+) -> Iterator[PreferencePair]:
     from training.preferences.parquet import ParquetTable
 
     return read_table(ParquetTable(files, name=name), settings, bad_rows)

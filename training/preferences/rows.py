@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,8 +49,24 @@ LAYOUTS = (
 """Columns that are found without being named."""
 
 
+class UnknownColumnsError(UserError):
+    """No known columns are there, and none are named.
+
+    Attributes:
+        available: The columns that there are.
+    """
+
+    def __init__(self, message: str, *, available: Sequence[str]):
+        super().__init__(message)
+        self.available = tuple(available)
+
+
 def choose_columns(
-    available: Sequence[str], settings: DataSettings, *, source: str, picture_ending: str = ""
+    available: Sequence[str],
+    settings: DataSettings,
+    *,
+    source: str,
+    picture_endings: Sequence[str] = ("",),
 ) -> Columns:
     """Return the first of the known layouts, with what the settings name, that a source has.
 
@@ -58,20 +74,24 @@ def choose_columns(
         available: The source's columns.
         settings: Name the columns of other layouts.
         source: How messages call the source.
-        picture_ending: What the names of picture columns end in, beyond what is named.
+        picture_endings: What the names of picture columns may end in, beyond what is named.
 
     Raises:
-        UserError: A column is missing; says which, and which there are.
+        UnknownColumnsError: A column is missing; says which, and which there are.
     """
-    candidates = [_named(layout, settings, picture_ending) for layout in LAYOUTS]
+    candidates = [
+        _named(layout, settings, ending) for ending in picture_endings for layout in LAYOUTS
+    ]
     for columns in candidates:
         if set(columns.names()) <= set(available):
             return columns
     missing = [name for name in candidates[0].names() if name not in available]
-    raise UserError(
-        f"{source} has no column {' and no '.join(map(repr, missing))}; it has "
-        f"{sorted(map(str, available))}. Set data.prompt_column, data.preferred_column and "
-        "data.dispreferred_column (and data.label_columns) as its columns are called."
+    names = sorted(map(str, available))
+    raise UnknownColumnsError(
+        f"{source} has no column {' and no '.join(map(repr, missing))}; it has {names}. Set "
+        "data.prompt_column, data.preferred_column and data.dispreferred_column (and "
+        "data.label_columns) as its columns are called.",
+        available=names,
     )
 
 
@@ -82,7 +102,7 @@ def pairs_of_rows(
     picture: PictureOf,
     bad_rows: BadRows,
     max_pairs: int | None,
-) -> tuple[PreferencePair, ...]:
+) -> Iterator[PreferencePair]:
     """Make a pair of each row; ties are left out and logged, faults are added to `bad_rows`.
 
     Args:
@@ -92,8 +112,7 @@ def pairs_of_rows(
         bad_rows: Takes the faults.
         max_pairs: Stop after so many pairs; none reads all rows.
     """
-    pairs: list[PreferencePair] = []
-    num_ties = num_cleaned = 0
+    num_pairs = num_cleaned = 0
     for number, row in rows:
         try:
             if isinstance(row, RowFault):
@@ -101,21 +120,23 @@ def pairs_of_rows(
             prompt, is_cleaned = _prompt(row, columns.prompt)
             halves = _ranked(row, columns)
             if halves is None:
-                num_ties += 1
+                bad_rows.add_tie(number)
                 continue
             pictures = [picture(number, row, column) for column in halves]
         except RowFault as fault:
             bad_rows.add(number, fault)
             continue
         num_cleaned += is_cleaned
-        pairs.append(PreferencePair(number, prompt, *pictures))
-        if len(pairs) == max_pairs:
+        num_pairs += 1
+        yield PreferencePair(number, prompt, *pictures)
+        if num_pairs == max_pairs:
             break
-    if num_ties:
-        logger.info("Ties, which are left out as nothing is preferred in them: %d.", num_ties)
+    if bad_rows.num_ties:
+        logger.info(
+            "Ties, which are left out as nothing is preferred in them: %d.", bad_rows.num_ties
+        )
     if num_cleaned:
         logger.warning("Prompts with control characters, which were taken out: %d.", num_cleaned)
-    return tuple(pairs)
 
 
 def cell(row: Mapping[str, Any], column: str) -> Any:

@@ -43,9 +43,7 @@ class PictureCell:
         return self.table.picture(self.row, self.column)
 
 
-def read_table(
-    table: Table, settings: DataSettings, bad_rows: BadRows
-) -> tuple[PreferencePair, ...]:
+def read_table(table: Table, settings: DataSettings, bad_rows: BadRows) -> Iterator[PreferencePair]:
     """Read prompts and labels; the pictures stay where they are until they are asked for.
 
     Raises:

@@ -14,7 +14,7 @@ from chats.pairs.hub import is_hub_id
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-_NO_CONTENT = frozenset({".gitattributes", ".gitignore", "README.md", "LICENSE"})
+NO_CONTENT = frozenset({".gitattributes", ".gitignore", "README.md", "LICENSE"})
 _MARKS = ("pair.json", "unet_win/", "unet_lose/")
 """How the names of files begin that are in a repository only if it holds a pair."""
 
@@ -33,15 +33,9 @@ def check_target(repo_id: str, *, private: bool, api: "HfApi") -> None:
             repository holds something else than a pair, or is public though `private` is asked.
     """
     from huggingface_hub import errors
-    from huggingface_hub.utils import validate_repo_id
 
-    try:
-        validate_repo_id(repo_id)
-    except errors.HFValidationError as error:
-        raise UserError(f"{repo_id!r} is no name of a repository. {error}") from None
-    if not is_hub_id(repo_id):
-        raise UserError(f"{repo_id!r} is no name of a repository. Write it like owner/name.")
-    with _hub_errors_explained(repo_id):
+    check_name(repo_id)
+    with hub_errors_explained(repo_id):
         api.whoami()
         try:
             found = api.model_info(repo_id)
@@ -52,7 +46,7 @@ def check_target(repo_id: str, *, private: bool, api: "HfApi") -> None:
             f"{repo_id} is there already and is public. Make it private in its settings on the "
             "Hub, or choose another name."
         )
-    names = {file.rfilename for file in found.siblings or ()} - _NO_CONTENT
+    names = {file.rfilename for file in found.siblings or ()} - NO_CONTENT
     if names and not any(name.startswith(_MARKS) for name in names):
         raise UserError(
             f"{repo_id} holds something else than a pair ({min(names)}). Choose another name."
@@ -74,7 +68,7 @@ def push_folder(folder: Path, repo_id: str, *, private: bool, api: "HfApi") -> s
     Raises:
         UserError: The Hub refuses it or can't be reached; what it held before stays.
     """
-    with _hub_errors_explained(repo_id):
+    with hub_errors_explained(repo_id):
         address = api.create_repo(repo_id, private=private or None, exist_ok=True)
         api.upload_folder(
             repo_id=repo_id,
@@ -85,8 +79,28 @@ def push_folder(folder: Path, repo_id: str, *, private: bool, api: "HfApi") -> s
     return str(address)
 
 
+def check_name(repo_id: str) -> None:
+    """Refuse what the Hub does not take as the name of a repository.
+
+    Raises:
+        UserError: It is not like owner/name.
+    """
+    from huggingface_hub import errors
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except errors.HFValidationError as error:
+        raise UserError(f"{repo_id!r} is no name of a repository. {error}") from None
+    if not is_hub_id(repo_id):
+        raise UserError(f"{repo_id!r} is no name of a repository. Write it like owner/name.")
+
+
 @contextlib.contextmanager
-def _hub_errors_explained(repo_id: str) -> Iterator[None]:
+def hub_errors_explained(
+    repo_id: str, *, offline: str = "`python -m training export` works without a network."
+) -> Iterator[None]:
+    """Turn what the Hub refuses within into a UserError; `offline` says what works without it."""
     from huggingface_hub import errors
 
     try:
@@ -102,10 +116,7 @@ def _hub_errors_explained(repo_id: str) -> Iterator[None]:
             advice = " Log in with a token that may write there: `hf auth login`."
         raise UserError(f"Can't push to {repo_id}: {_first_line(error)}{advice}") from None
     except (ConnectionError, errors.HTTPError):
-        raise UserError(
-            f"Can't push to {repo_id}: the Hub cannot be reached. `python -m training export` "
-            "works without a network."
-        ) from None
+        raise UserError(f"Can't push to {repo_id}: the Hub cannot be reached. {offline}") from None
     except ValueError as error:  # the Hub's own check of the card
         raise UserError(f"Can't push to {repo_id}: {error}") from None
 

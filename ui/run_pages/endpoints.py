@@ -12,6 +12,9 @@ from ui.run_pages.words import accuracy, title_of
 from ui.services import RunServices
 from ui.told import told
 
+FROM_END = -1
+"""Stands for the end of a log where a byte is asked for."""
+
 
 class RunEndpoints:
     """The functions behind the API; ids may come from anybody, and none becomes a path."""
@@ -29,18 +32,19 @@ class RunEndpoints:
         with told():
             return _shown(self._catalogue.get(run))
 
-    def train_log(self, run: str, offset: float | None, file: str) -> dict[str, Any]:
-        """Read the next piece of a log from a byte on; without an offset its end."""
+    def train_log(self, run: str, offset: float, file: str) -> dict[str, Any]:
+        """Read the next piece of a log from a byte on; -1 is its end."""
         with told():
             if file not in ("log", "output"):
                 raise UserError(f"file must be log or output, not {file!r:.40}.")
-            whole = None if offset is None else _whole("offset", offset)
-            return asdict(self._console.log(run, offset=whole, file=file))
+            start = _whole("offset", offset)
+            place = None if start == FROM_END else start
+            return asdict(self._console.log(run, offset=place, file=file))
 
-    def train_metrics(self, run: str, since_step: float | None, max_points: float) -> Any:
+    def train_metrics(self, run: str, since_step: float, max_points: float) -> dict[str, Any]:
         """Read the metrics after a step, thinned out evenly to at most so many lines."""
         with told():
-            since = None if since_step is None else _whole("since_step", since_step)
+            since = _whole("since_step", since_step)
             points = _whole("max_points", max_points)
             curve = self._console.metrics(run, since_step=since, max_points=points)
             return {"rows": list(curve.rows), "is_thinned": curve.is_thinned}
@@ -94,9 +98,9 @@ def add_run_endpoints(services: RunServices) -> None:
     endpoints = RunEndpoints(services)
     with gr.Column(visible=False):
         run, other = gr.Textbox(label="Id of the run"), gr.Textbox(label="Id of another run")
-        offset = gr.Number(None, precision=0, label="First byte; none gives the end of the log")
+        offset = gr.Number(FROM_END, precision=0, label="First byte; -1 is the log's end")
         file = gr.Textbox("log", label="log, or output for all that was printed")
-        since_step = gr.Number(None, precision=0, label="Only after this step")
+        since_step = gr.Number(-1, precision=0, label="Only after this step")
         max_points = gr.Number(1000, precision=0, label="At most so many lines")
         changes = gr.JSON({}, label="Values by names such as optimizer.learning_rate")
         repo_id = gr.Textbox(label="owner/name")

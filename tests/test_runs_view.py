@@ -2,18 +2,26 @@
 
 import os
 import re
+import shutil
+import threading
 import time
 from dataclasses import replace
 
 import pytest
 
+import app
+from chats.config import GenerationConfig, Row
 from chats.errors import UserError
 from tests.job_queue import make_config, open_console
+from tests.page_fakes import MODEL, FakeStudio
 from tests.run_gallery import write_curve, write_run, write_samples
 from training.config import TrainingConfig
 from training.jobs.catalogue import RunCatalogue
 from training.jobs.console import JobConsole
 from training.jobs.searching import search_log
+from training.run import RunDirectory
+from ui.compare import CompareHandlers
+from ui.form import find_model
 from ui.run_pages.curves import RunCurve, render_curves, smoothed, ticks
 from ui.run_pages.endpoints import RunEndpoints
 from ui.run_pages.handlers import RunsHandlers
@@ -280,8 +288,11 @@ def test_durations_have_two_units():
 
 def test_the_page_stays_quick_with_many_runs_a_long_log_and_long_curves(services, workspace):
     """Wall clock on a machine with other work lies; the time of this process does not."""
-    runs = [write_run(workspace, age_minutes=number, curve_every=20) for number in range(NUM_RUNS)]
-    big = runs[100]
+    big = write_run(workspace, curve_every=20)
+    names = [f"20250101-{number:06}-abcdef" for number in range(NUM_RUNS - 1)]
+    runs = [big, *(RunDirectory(big.path.with_name(name)) for name in names)]
+    for run in runs[1:]:
+        shutil.copytree(big.path, run.path)
     big.log.write_text("2026-11-20T13:50:20Z INFO training: a line of a long log\n" * BIG_LINES)
     write_curve(big, range(101, 101 + BIG_ROWS), seed=1)
     for run in runs:
@@ -309,3 +320,50 @@ def test_the_page_stays_quick_with_many_runs_a_long_log_and_long_curves(services
     assert time.process_time() - before <= 1
     answer = RunEndpoints(services).train_metrics(big.path.name, 150_000, 100)
     assert answer["rows"][0]["step"] == 200_000
+
+
+def test_pairs_of_finished_runs_on_the_same_base_are_offered_by_id(services, workspace):
+    settings = app.Settings(workspace=workspace)
+    run = write_run(workspace)
+    write_run(workspace, state="interrupted")
+    write_run(workspace, with_pair=False)
+    other = make_config(num_steps=100).model_dump(mode="json")
+    other["model"]["base"] = "someone/else"
+    elsewhere = write_run(workspace, config=TrainingConfig.model_validate(other))
+    own, trained = app.offered_models(settings, services)
+    assert (own.id, own.pair) == ("shapes", None)
+    assert (trained.id, trained.name, trained.pair) == (run.path.name, "shapes", run.path.name)
+    assert "CHATS, LoRA pair on shapes" in trained.pair_title
+    assert app.pair_of_run(services, run.path.name) == str(run.pair)
+    assert app.pair_of_run(services, "../../etc") is None
+    offered = (own, trained)
+    assert find_model(run.path.name, offered) is trained
+    with pytest.raises(UserError, match=f"^Unknown model '{elsewhere.path.name}'. This server"):
+        find_model(elsewhere.path.name, offered)
+    with pytest.raises(UserError, match="Unknown model .None."):
+        find_model(None, offered)
+
+
+def test_a_pair_that_is_gone_is_chosen_no_more_in_compare():
+    trained = replace(MODEL, run="20260101-000000-abcdef", run_title="1 Jan 00:00")
+    studio = replace(FakeStudio().services(), models=lambda: (MODEL, trained))
+    menu = CompareHandlers(studio).pair_menu(trained.run)
+    assert (menu.value, menu.visible) == (trained.run, True)
+    alone = CompareHandlers(FakeStudio().services()).pair_menu(trained.run)
+    assert (alone.value, alone.visible) == (MODEL.id, False)
+
+
+def test_pictures_of_a_runs_pair_carry_its_id_and_no_path(monkeypatch):
+    asked = []
+
+    def paint(manager, config, *, cancel):
+        asked.append(config.pair)
+        return FakeStudio().generate(config, cancel)
+
+    monkeypatch.setattr("chats.generation.generate.generate", paint)
+    folders = {"20260101-000000-abcdef": "/somewhere/pair"}
+    models = app.Models(app.Settings(device="cpu"), pair_of_run=folders.get)
+    config = GenerationConfig(prompt="x", rows=(Row(),), pair="20260101-000000-abcdef", num_steps=1)
+    *_, last = models.generate(config, threading.Event())
+    assert asked == ["/somewhere/pair"]
+    assert last.config.pair == "20260101-000000-abcdef"

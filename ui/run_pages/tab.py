@@ -136,7 +136,6 @@ def _lay_out() -> _Layout:
                     label="Lay over",
                     info="Curves and settings of other runs",
                     elem_id="runs-others",
-                    allow_custom_value=True,
                     scale=3,
                 )
                 smoothing = gr.Slider(

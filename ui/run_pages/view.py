@@ -80,7 +80,7 @@ class RunsView:
 
     def _list(self) -> dict[str, Part]:
         entries = self._catalogue.entries()
-        active = [entry for entry in entries if entry.is_active]
+        active = [entry for entry in reversed(entries) if entry.is_active]  # as they will run
         ended = [entry for entry in entries if not entry.is_active]
         return {
             "active": _text(render_list(active, title="Now") if entries else EMPTY),

@@ -6,7 +6,7 @@ HOST ?= 127.0.0.1
 PORT ?= 7860
 WORKSPACE ?= workspace
 
-.PHONY: help install install-dev app check format test test-slow shapes evidence bench
+.PHONY: help install install-dev app check format test test-slow shapes evidence bench train-demo
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ shapes: install  ## train a Shapes base from nothing into build/shapes (hours on
 
 evidence: install  ## measure the methods on Shapes and write docs/evidence.md
 	$(BIN)/python -m benchmarks.evidence
+
+train-demo: install  ## fine-tune the embedded model in minutes and score it before and after
+	$(BIN)/python -m benchmarks.train_demo
 
 bench: install  ## throughput of the methods as ratios of one run
 	$(BIN)/python -m benchmarks.throughput

@@ -51,24 +51,25 @@ def slow(monkeypatch):
 
 
 def test_two_runs_started_at_once_the_second_waits_with_its_reason(console, slow):
-    first = console.submit(make_config(num_steps=15))
+    first = console.submit(make_config(num_steps=SLOW_STEPS))
     second = console.submit(make_config(num_steps=1))
     wait_until(console, first, "running")
-    wait_for(lambda: console.get(second).reason != "", what="a reason")
+    reason = f"Waiting for the CPU: {first} trains on it."
+    wait_for(lambda: console.get(second).reason == reason, what="the reason")
     waits = console.get(second)
     assert waits.state == "waiting_for_device"
-    assert waits.reason == f"Waiting for the CPU: {first} trains on it."
     assert waits.actions == {"stop", "rerun"}
     assert waits.started is None
+    console.kill(first)
     summary = wait_until(console, second, "succeeded")
     assert (summary.step, summary.num_steps, summary.progress) == (1, 1, 1.0)
     assert summary.started <= summary.ended
-    assert console.get(first).state == "succeeded"
+    assert console.get(first).state == "cancelled"
     assert [each.id for each in console.list()] == [second, first]
 
 
 def test_a_server_that_is_killed_takes_neither_run_nor_queue_with_it(workspace, slow):
-    command = [sys.executable, "-c", SERVER, str(workspace), "15"]
+    command = [sys.executable, "-c", SERVER, str(workspace), str(SLOW_STEPS)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
         first, second = (server.stdout.readline().strip() for _ in range(2))
         other = open_console(workspace)
@@ -79,8 +80,10 @@ def test_a_server_that_is_killed_takes_neither_run_nor_queue_with_it(workspace, 
     before = console.get(first)
     assert before.state == "running"
     wait_for(lambda: console.get(first).step > before.step, what="another step")
-    assert console.get(second).state == "waiting_for_device"
-    wait_until(console, second, "succeeded")
+    wait_until(console, second, "waiting_for_device")
+    os.kill(console.directory(first).status().pid, signal.SIGTERM)
+    wait_until(console, second, "succeeded")  # nobody started it now
+    assert console.get(first).state == "interrupted"
     assert [len(begun(console, each)) for each in (first, second)] == [1, 1]
 
 

@@ -19,6 +19,7 @@ from tests.tiny_preferences import write_preferences
 from training.config import TrainingConfig
 from training.data.encoded_pairs import encode_pairs
 from training.loop.checkpoints import newest_checkpoint
+from training.loop.metrics import MEASURED
 from training.loop.trainer import TrainingInterruptedError, train_on
 from training.preferences import read_pairs
 from training.run import EXIT_STOPPED, RunDirectory
@@ -61,7 +62,7 @@ def _one_thread():
 
 @pytest.fixture
 def make_config(tmp_path, base, preferences):
-    def make(output, *, optimizer=None, kind="lora", run=None):
+    def make(output, *, optimizer=None, kind="lora", run=None, **others):
         return TrainingConfig.model_validate(
             {
                 "data": {"path": preferences},
@@ -70,6 +71,7 @@ def make_config(tmp_path, base, preferences):
                 "optimizer": {"num_steps": STEPS, "batch_size": 4, "learning_rate": 1e-3}
                 | (optimizer or {}),
                 "run": {"output": tmp_path / output, "log_every": 1, "save_every": 3} | (run or {}),
+                **others,
             }
         )
 
@@ -83,7 +85,7 @@ def pipeline():
 
 def losses_of(config):
     return [
-        {name: value for name, value in line.items() if name != "pairs_per_second"}
+        {name: value for name, value in line.items() if name not in MEASURED}
         for line in RunDirectory(config.run.output).read_metrics()
     ]
 
@@ -194,10 +196,15 @@ def test_sigterm_saves_and_leaves_with_its_own_exit_status(make_config):
 def test_two_processes_train_as_one_with_the_same_global_batch(
     dataset, pipeline, make_config, tmp_path, kind
 ):
+    """Held-out pairs too: three of them, so that the second process has but padding for one."""
     settings = {"num_steps": 4, "learning_rate": 1e-4}
-    one = make_config("one", kind=kind, optimizer=settings)
-    train_on(one, dataset, pipeline)
-    two = make_config("two", kind=kind, optimizer=settings | {"batch_size": 2})
+    seen = {
+        "validation": {"max_pairs": 3},
+        "samples": {"prompts": ["a cat"], "every": 100, "num_steps": 2},
+    }
+    one = make_config("one", kind=kind, optimizer=settings, **seen)
+    train_on(one, dataset, pipeline, held_out=dataset)
+    two = make_config("two", kind=kind, optimizer=settings | {"batch_size": 2}, **seen)
     path = tmp_path / "two.json"
     path.write_text(two.model_dump_json())
     # --cpu --num_processes 2 would silently start one process.
@@ -216,6 +223,9 @@ def test_two_processes_train_as_one_with_the_same_global_batch(
     assert (tmp_path / "rank-0").read_text() == (tmp_path / "rank-1").read_text()
     for alone, together in zip(losses_of(one), losses_of(two), strict=True):
         assert together == pytest.approx(alone, rel=1e-3, abs=1e-4)
+    samples = [RunDirectory(each.run.output).read_samples() for each in (one, two)]
+    assert samples[0] == samples[1]
+    assert [each.method for each in samples[0]] == ["cfg", "chats", "chats"]
     expected, found = weights_of(one), weights_of(two)
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=2e-5)

@@ -13,7 +13,7 @@ import pytest
 
 from chats.errors import UserError
 from training.config import TrainingConfig
-from training.run import RunDirectory
+from training.run import RunDirectory, Sample
 
 TRAINER = """
 import pathlib, sys
@@ -256,3 +256,46 @@ def test_the_config_comes_back_as_it_was(run):
     assert run.read_config() == config
     assert names(run) == {"config.yaml"}
     assert "ж" in (run.path / "config.yaml").read_text("utf-8")
+
+
+def sample(step: int, name: str) -> Sample:
+    file = f"step-{step:06}/{name}.png"
+    return Sample(step=step, prompt="a", method="cfg", scale=5, alpha=None, seed=0, file=file)
+
+
+def test_pictures_of_a_course_that_was_left_are_dropped(run):
+    early, late = sample(2, "00-cfg"), sample(4, "00-cfg")
+    for each in (early, late):
+        path = run.samples / each.file
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"a picture")
+    run.add_samples([early])
+    run.add_samples([late])
+    assert run.read_samples() == [early, late]
+    run.cut_samples(after_step=4)
+    assert run.read_samples() == [early, late]
+    run.cut_samples(after_step=3)
+    assert run.read_samples() == [early]
+    assert {path.name for path in run.samples.iterdir()} == {"index.jsonl", "step-000002"}
+
+
+@pytest.mark.parametrize("file", ["../x.png", "/etc/x.png", "step-1/../../x.png", "step-1/x.exe"])
+def test_an_index_names_no_file_outside_of_its_folder(run, file):
+    run.samples.mkdir(parents=True)
+    line = sample(1, "x").model_dump() | {"file": file}
+    (run.samples / "index.jsonl").write_text(json.dumps(line) + "\n{torn")
+    assert run.read_samples() == []
+
+
+def test_progress_is_told_without_waiting_for_the_disk(run, monkeypatch):
+    run.update_status(state="running")
+    full_disk(monkeypatch)
+    run.update_status(step=3, seconds_left=1.5, is_durable=False)
+    assert (run.status().step, run.status().seconds_left) == (3, 1.5)
+
+
+def test_a_trainer_mends_a_status_that_a_power_cut_left_empty(run):
+    run.path.mkdir()
+    (run.path / "status.json").write_bytes(b"")
+    with run.hold():
+        assert run.state() == "running"

@@ -340,7 +340,7 @@ def test_pairs_of_finished_runs_on_the_same_base_are_offered_by_id(services, wor
     assert find_model(run.path.name, offered) is trained
     with pytest.raises(UserError, match=f"^Unknown model '{elsewhere.path.name}'. This server"):
         find_model(elsewhere.path.name, offered)
-    with pytest.raises(UserError, match="Unknown model .None."):
+    with pytest.raises(UserError, match=r"Unknown model .None."):
         find_model(None, offered)
 
 

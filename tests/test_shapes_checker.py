@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from chats.shapes.checker import keeps_promise, read, sharpness
 from chats.shapes.pairs import PairsConfig, main, make_pairs, rank
@@ -78,3 +79,12 @@ def test_rendered_pairs_keep_and_break_their_promise():
     for pair in pairs:
         assert keeps_promise(read(pair.chosen), pair.spec), caption(pair.spec)
         assert not keeps_promise(read(pair.rejected), pair.spec), caption(pair.spec)
+
+
+def test_pairs_can_be_of_some_categories_only():
+    pairs = list(
+        make_pairs(PairsConfig(source="rendered", num_prompts=20, categories=["position"]))
+    )
+    assert {pair.spec.category for pair in pairs} == {"position"}
+    with pytest.raises(ValidationError, match="single_object"):
+        PairsConfig(categories=["single_object"])

@@ -22,11 +22,13 @@ from training.__main__ import main
 from training.config import ModelSettings, NoiseSettings, OptimizerSettings, TrainingConfig
 from training.data.draws import draw_batch
 from training.data.encoded_pairs import encode_pairs
+from training.loop.metrics import MEASURED
 from training.loop.noise import NoiseSchedule
 from training.loop.optimizers import learning_rate
 from training.loop.pair_model import PairModel
 from training.loop.trainer import TrainingStoppedError, loss_terms, train, train_on
 from training.preferences import read_pairs
+from training.run import RunDirectory
 
 TARGETS = ("to_q", "to_v", "conv1")
 DENOISING = {"chats-no-ref", "sft-preferred", "sft-all"}
@@ -129,6 +131,9 @@ def test_a_nan_stops_before_the_update_and_says_the_step(dataset, pipeline, make
     path = config.run.output / "metrics.jsonl"
     assert (len(path.read_text().splitlines()) if path.exists() else 0) == step - 1
     assert not (config.run.output / "pair").exists()
+    status = RunDirectory(config.run.output).status()
+    assert (status.state, status.step, status.num_steps) == ("failed", step - 1, 4)
+    assert (status.seconds_left is None) == (step == 1)
 
 
 class _InfiniteGradient(torch.autograd.Function):
@@ -294,7 +299,7 @@ def test_the_same_seed_gives_the_same_losses_bit_for_bit(dataset, pipeline, make
         config = make_config(output, model={"kind": kind}, optimizer={"learning_rate": 1e-3})
         torch.manual_seed(len(lines))
         train_on(config, dataset, pipeline)
-        lines.append([line | {"pairs_per_second": 0} for line in metrics_of(config)])
+        lines.append([line | dict.fromkeys(MEASURED, 0) for line in metrics_of(config)])
     assert lines[0] == lines[1]
     assert lines[0][0]["loss"] != lines[0][1]["loss"]
 
@@ -400,6 +405,8 @@ def test_a_line_of_metrics_covers_its_window(dataset, pipeline, make_config):
         "grad_norm",
         "lr",
         "pairs_per_second",
+        "data_wait_seconds",
+        "memory_gb",
     }
 
 

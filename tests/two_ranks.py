@@ -38,7 +38,7 @@ def main() -> None:
     pipeline = tiny_pipeline("sd15", dtype=torch.float32)
     dataset = encode_pairs(read_pairs(config.data.path), pipeline)
     trainer.PairModel = _KeptPairModel
-    trainer.train_on(config, dataset, pipeline)
+    trainer.train_on(config, dataset, pipeline, held_out=dataset)
     digest = hashlib.sha256()
     for parameter in _KeptPairModel.made[0].trained_parameters():
         digest.update(parameter.detach().numpy().tobytes())

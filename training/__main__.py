@@ -4,9 +4,9 @@ python -m training --config run.yaml --optimizer.learning-rate 1e-5
 python -m training --config run.yaml --dry-run
 python -m training export runs/first --output pairs/first --layout lora
 python -m training push runs/first --repo owner/name --private
+python -m training import build/pairs --workspace workspace
 python -m training submit --config run.yaml
 python -m training list
-python -m training import build/pairs --workspace workspace
 """
 
 import sys

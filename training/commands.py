@@ -1,4 +1,4 @@
-"""What the command line asks for: a training, its dry run, export, push, import, or the queue.
+"""The command line: a training, its dry run, `export`, `push`, `import`, or the queue.
 
 This module imports no torch.
 """

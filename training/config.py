@@ -9,15 +9,25 @@ from typing import Annotated, Any, Literal
 
 import tyro
 import yaml
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from chats.config import FrozenSettings
+from chats.config import DEFAULT_ALPHA, DEFAULT_SCALE, FrozenSettings
 from chats.errors import UserError, explain_validation
 
 ObjectiveName = Literal[
     "chats", "chats-no-ref", "diffusion-dpo", "sft-preferred", "sft-all", "diffusion-npo"
 ]
 """Training objectives; `chats.objective` holds the formula of each."""
+
+TrackerName = Literal["tensorboard", "wandb", "trackio"]
+"""Programs that draw a training's metrics; each is a package of its own."""
 
 _SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The same loader in C, where it was built: a list of runs reads hundreds of files."""
@@ -190,6 +200,53 @@ class OptimizerSettings(FrozenSettings):
         return self
 
 
+class ValidationSettings(FrozenSettings):
+    """Pairs that are not trained on but measured on the way, always with the same draws."""
+
+    held_out: int | float = 0
+    """Pairs that are held out, whole prompts at a time: how many (64), or which share of the
+    prompts (0.05); 0 holds out none."""
+
+    every: int = Field(100, ge=1)
+    """Measure them every so many optimizer steps, before the first one and after the last."""
+
+    max_pairs: int = Field(128, ge=1)
+    """Measure at most so many of them, always the same ones."""
+
+    @field_validator("held_out")
+    @classmethod
+    def _held_out_is_a_number_or_a_share(cls, held_out: int | float) -> int | float:
+        if held_out < 0 or (isinstance(held_out, float) and held_out >= 1):
+            raise ValueError("give a whole number of pairs, or a share of the prompts below 1")
+        return held_out
+
+
+class SampleSettings(FrozenSettings):
+    """Pictures that are made on the way, always of the same prompts with the same seeds."""
+
+    every: int | None = Field(None, ge=0)
+    """Make them every so many optimizer steps, before the first one and after the last; none means
+    whenever a checkpoint is saved, 0 makes none."""
+
+    prompts: tuple[Annotated[str, Field(min_length=1, max_length=2000)], ...] = ()
+    """What they show; none given means the first prompts held out, or else of the data."""
+
+    num_prompts: int = Field(4, ge=1, le=64)
+    """How many prompts are taken from the data if none are given."""
+
+    num_steps: int = Field(20, ge=1, le=200)
+    """Denoising steps."""
+
+    scale: float = Field(DEFAULT_SCALE, ge=0, le=30)
+    """Guidance scale s as the paper writes it; diffusers' guidance_scale is 1 + s."""
+
+    alphas: tuple[Annotated[float, Field(ge=-1, le=2)], ...] = Field((DEFAULT_ALPHA,), min_length=1)
+    """Values of α, one picture of a CHATS pair for each."""
+
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Seed of the first prompt's noise; the next prompt has the next one."""
+
+
 class RunSettings(FrozenSettings):
     """Where it is written, and how it runs."""
 
@@ -210,6 +267,10 @@ class RunSettings(FrozenSettings):
 
     keep_last: int = Field(2, ge=1)
     """Checkpoints that are kept."""
+
+    trackers: tuple[TrackerName, ...] = ()
+    """Programs that are sent the metrics too, by their packages: `tensorboard` (written below the
+    run), `wandb`, `trackio`."""
 
 
 class LaunchSettings(FrozenSettings):
@@ -238,6 +299,8 @@ class TrainingConfig(FrozenSettings):
     objective: ObjectiveSettings = ObjectiveSettings()
     noise: NoiseSettings = NoiseSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
+    validation: ValidationSettings = ValidationSettings()
+    samples: SampleSettings = SampleSettings()
 
 
 def load_training_config(path: Path) -> TrainingConfig:

@@ -7,9 +7,11 @@ metrics.jsonl, added to line by line. This module imports no torch, so that a pa
 import contextlib
 import errno
 import json
+import logging
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +25,8 @@ from pydantic import AwareDatetime, Field, ValidationError
 from chats.config import FrozenSettings, MethodName
 from chats.errors import UserError, explain_validation
 from training.config import TrainingConfig, load_training_config
+
+logger = logging.getLogger(__name__)
 
 EXIT_STOPPED = 75
 """Exit status of a trainer that was asked to stop, saved a checkpoint and can be resumed."""
@@ -63,8 +67,11 @@ class RunStatus(FrozenSettings):
     num_steps: int | None = Field(None, ge=1)
     """Optimizer steps of the whole training; none before that is known."""
 
+    seconds_left: float | None = Field(None, ge=0)
+    """Time to the end, judged by the pace since its trainer began; none while that is not known."""
+
     message: str = ""
-    """Why it waits, failed or stopped, for a person to read."""
+    """What it does before its steps, or why it waits, failed or stopped, for a person to read."""
 
     started: AwareDatetime | None = None
     """When its trainer last began (UTC); none before the first did."""
@@ -115,7 +122,7 @@ class RunDirectory:
 
     @property
     def log(self) -> Path:
-        """What the trainer logs."""
+        """What the trainer and its libraries say; `training.loop.log` writes it."""
         return self.path / "log.txt"
 
     @property
@@ -177,6 +184,7 @@ class RunDirectory:
                 )
             for partial in self.path.glob(f".*{_PARTIAL}"):
                 partial.unlink(missing_ok=True)
+            self._drop_damaged_status()
             yield
 
     def announce(self, state: RunState, *, message: str = "") -> None:
@@ -189,6 +197,7 @@ class RunDirectory:
         self.update_status(
             state=state,
             message=message,
+            seconds_left=None,
             started=datetime.now(UTC),
             pid=process.pid,
             process_created=process.create_time(),
@@ -218,6 +227,18 @@ class RunDirectory:
             return status
         return status.model_copy(update={"state": "interrupted"})
 
+    def is_finished(self) -> bool:
+        """Whether the run says that it succeeded; a folder that only holds a pair is finished too.
+
+        A trainer that died after it wrote the pair left another state.
+        """
+        status = self.stored_status()
+        return status is None or status.state == "succeeded"
+
+    def has_progress(self) -> bool:
+        """Whether there is something to go on from: a checkpoint, or the trained pair."""
+        return self.pair.exists() or any(self.checkpoints.glob("step-*"))
+
     def stored_status(self) -> RunStatus | None:
         """Return what status.json says as it stands, none if there is none; see `status`.
 
@@ -235,10 +256,11 @@ class RunDirectory:
                 f"{explain_validation(error)}"
             ) from None
 
-    def update_status(self, **changes: Any) -> None:
+    def update_status(self, *, is_durable: bool = True, **changes: Any) -> None:
         """Change fields of status.json, or write it: then `state` has to be among them.
 
-        It waits for the disk, so it is for now and then rather than for every step.
+        It waits for the disk, so it is for now and then rather than for every step, unless it may
+        be lost when the power goes.
 
         Raises:
             UserError: A field is wrong, or the file can't be written; it stays as it was.
@@ -249,7 +271,8 @@ class RunDirectory:
             status = RunStatus.model_validate(fields | {"updated": datetime.now(UTC)})
         except ValidationError as error:
             raise explain_validation(error) from None
-        write_atomically(self._status_path, status.model_dump_json(indent=2) + "\n")
+        text = status.model_dump_json(indent=2) + "\n"
+        write_atomically(self._status_path, text, is_durable=is_durable)
 
     def write_config(self, config: TrainingConfig) -> None:
         """Write config.yaml.
@@ -295,6 +318,23 @@ class RunDirectory:
         kept = [line for line in self.read_metrics() if line["step"] <= after_step]
         write_atomically(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
 
+    @contextlib.contextmanager
+    def probe(self) -> Iterator[bool]:
+        """Take alive.lock if it is free, so that no trainer lives within; yields whether it was.
+
+        The system frees it when a process ends, however. Who keeps the run finds it held.
+        """
+        with _taken(FileLock(self._lock_path), wait_seconds=0) as was_free:
+            yield was_free
+
+    def add_samples(self, samples: Sequence[Sample]) -> None:
+        """Add pictures that are written to the index; a reader sees all of them at once.
+
+        Raises:
+            UserError: It can't be written; the index stays as it was.
+        """
+        self._write_samples([*self.read_samples(), *samples])
+
     def read_samples(self) -> list[Sample]:
         """Return the pictures made so far, in the order in which they were made."""
         lines = (read_if_there(self._samples_path) or b"").splitlines()
@@ -304,14 +344,26 @@ class RunDirectory:
                 found.append(Sample.model_validate_json(line))
         return found
 
-    @contextlib.contextmanager
-    def probe(self) -> Iterator[bool]:
-        """Take alive.lock if it is free, so that no trainer lives within; yields whether it was.
+    def cut_samples(self, *, after_step: int) -> None:
+        """Drop the pictures made after a step, before a training goes on from it.
 
-        The system frees it when a process ends, however. Who keeps the run finds it held.
+        Raises:
+            UserError: They can't be removed.
         """
-        with _taken(FileLock(self._lock_path), wait_seconds=0) as was_free:
-            yield was_free
+        samples = self.read_samples()
+        kept = [each for each in samples if each.step <= after_step]
+        if kept == samples:
+            return
+        self._write_samples(kept)
+        folders = {Path(each.file).parent for each in samples} - {Path(e.file).parent for e in kept}
+        with disk_errors_explained(self.samples):
+            for folder in folders:
+                shutil.rmtree(self.samples / folder, ignore_errors=True)
+
+    def _write_samples(self, samples: Sequence[Sample]) -> None:
+        write_atomically(
+            self._samples_path, "".join(each.model_dump_json() + "\n" for each in samples)
+        )
 
     @property
     def _samples_path(self) -> Path:
@@ -329,14 +381,23 @@ class RunDirectory:
     def _lock_path(self) -> Path:
         return self.path / "alive.lock"
 
+    def _drop_damaged_status(self) -> None:
+        """Remove a status that a power cut left torn; who holds the run writes a new one."""
+        try:
+            self.stored_status()
+        except UserError as error:
+            logger.warning("%s", error)
+            self._status_path.unlink(missing_ok=True)
 
-def write_atomically(path: Path, text: str, *, remedy: str = "") -> None:
+
+def write_atomically(path: Path, text: str, *, remedy: str = "", is_durable: bool = True) -> None:
     """Write a file so that it is always the old one or the new one, even if the power goes.
 
     Args:
         path: The file; its folder is made.
         text: Its content.
         remedy: See `disk_errors_explained`.
+        is_durable: Whether to wait for the disk; without, power that goes may take the content.
 
     Raises:
         UserError: It can't be written; the old one stays.
@@ -347,13 +408,15 @@ def write_atomically(path: Path, text: str, *, remedy: str = "") -> None:
         try:
             with partial.open("x", encoding="utf-8") as file:
                 file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
+                if is_durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             partial.rename(path)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-        sync(path.parent)
+        if is_durable:
+            sync(path.parent)
 
 
 def sync(path: Path) -> None:

@@ -108,5 +108,6 @@ def training_config(name: str, *, seed: int, pairs: Path, output: Path) -> Train
                 "batch_size": 32,
             },
             "run": {"output": output, "seed": seed, "mixed_precision": "bf16"},
+            "samples": {"every": 0},
         }
     )

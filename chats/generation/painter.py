@@ -137,16 +137,10 @@ class Painter:
         return images
 
     def _noise(self, generators: Sequence[torch.Generator]) -> torch.Tensor:
-        """Draw in float32 on the CPU, so that a seed means the same noise everywhere."""
-        pipeline, config = self._lease.pipeline, self._config
-        factor = pipeline.vae_scale_factor
-        shape = (
-            1,
-            pipeline.vae.config.latent_channels,
-            config.height // factor,
-            config.width // factor,
+        config = self._config
+        noise = draw_noise(
+            self._lease.pipeline, generators, width=config.width, height=config.height
         )
-        noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
         return noise.to(self._manager.device, self._manager.dtype)
 
     def _on_step(self, index: int, latents: torch.Tensor) -> None:
@@ -191,6 +185,29 @@ class Painter:
                 continue
 
 
+def draw_noise(
+    pipeline: DiffusionPipeline,
+    generators: Sequence[torch.Generator],
+    *,
+    width: int,
+    height: int,
+) -> torch.Tensor:
+    """Return the latents to start from, one picture for each generator, `(B, C, h, w)`.
+
+    Drawn in float32 on the generators' device: on the CPU a seed means the same noise everywhere.
+    """
+    factor = pipeline.vae_scale_factor
+    shape = (1, pipeline.vae.config.latent_channels, height // factor, width // factor)
+    return torch.cat([torch.randn(shape, generator=generator) for generator in generators])
+
+
+def plain_options(pipeline: DiffusionPipeline) -> dict[str, Any]:
+    """Return the arguments that keep a pipeline from changing the size or prompt it is given."""
+    known = inspect.signature(type(pipeline).__call__).parameters
+    unchanged = {"use_resolution_binning": False, "clean_caption": False}
+    return {name: value for name, value in unchanged.items() if name in known}
+
+
 class _Stopped(Exception):
     """Leaves the pipeline's loop when nobody wants the pictures any more."""
 
@@ -227,8 +244,7 @@ def _call_options(
         on_step(index, latents)
 
     known = inspect.signature(type(pipeline).__call__).parameters
-    unchanged = {"use_resolution_binning": False, "clean_caption": False}
-    options = {name: value for name, value in unchanged.items() if name in known}
+    options = plain_options(pipeline)
     if "callback_on_step_end" in known:
         return {**options, "callback_on_step_end": modern}
     return {**options, "callback": legacy, "callback_steps": 1}

@@ -190,8 +190,9 @@ def save_pair(pair: Pair, folder: str | Path) -> None:
             save_denoiser(half, folder / role)
         else:
             _save_adapter(half, folder / role / LORA_FILE, metadata=pair.metadata)
-    text = pair.metadata.model_dump_json(indent=2)
-    (folder / "pair.json").write_text(text + "\n", "utf-8")
+    staged = folder / ".pair.json.partial"
+    staged.write_text(pair.metadata.model_dump_json(indent=2) + "\n", "utf-8")
+    staged.rename(folder / "pair.json")
 
 
 def save_denoiser(denoiser: nn.Module, folder: Path) -> None:

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -34,6 +34,9 @@ from chats.shapes.prompts import pair_specs
 from chats.shapes.sampling import Sampler
 from chats.shapes.world import Spec, caption, place, render, violate
 
+PairCategory = Literal["two_object", "counting", "colors", "position", "color_attribution"]
+"""Categories that pairs are made of; single objects have nothing to learn."""
+
 _PROMPTS_PER_BATCH = 15
 
 
@@ -44,6 +47,8 @@ class PairsConfig(FrozenSettings):
     """Folder that receives the pairs; an earlier one is replaced as a whole."""
     source: Literal["sampled", "rendered"] = "sampled"
     """Where the pictures come from: the base model, or the renderer of the world."""
+    categories: tuple[PairCategory, ...] = Field(get_args(PairCategory), min_length=1)
+    """Categories of the promises."""
     num_prompts: int = Field(2_000, ge=1)
     """Prompts tried; sampled ones give a pair if their pictures differ in keeping the promise."""
     pictures_per_prompt: int = Field(4, ge=2)
@@ -67,7 +72,8 @@ class ShapesPair:
 
 def make_pairs(config: PairsConfig) -> Iterator[ShapesPair]:
     """Yield the pairs in the order of their prompts."""
-    specs = itertools.islice(pair_specs(), config.num_prompts)
+    wanted = (spec for spec in pair_specs() if spec.category in config.categories)
+    specs = itertools.islice(wanted, config.num_prompts)
     return rendered_pairs(specs) if config.source == "rendered" else sampled_pairs(specs, config)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from chats.errors import UserError
 from training.config import TrainingConfig
-from training.jobs.console import JobConsole
+from training.jobs.console import JobConsole, newest_first
 from training.jobs.reading import newest_values
 from training.jobs.states import FINAL
 from training.jobs.summary import JobSummary
@@ -64,8 +64,8 @@ class RunCatalogue:
             for known in (self._resting, self._configs):
                 for gone in known.keys() - set(ids):
                     del known[gone]
-            found = [self._entry(run_id) for run_id in ids]
-        return tuple(entry for entry in found if entry is not None)
+            found = [entry for run_id in ids if (entry := self._entry(run_id)) is not None]
+        return tuple(sorted(found, key=lambda entry: newest_first(entry.summary)))
 
     def get(self, run_id: str) -> RunEntry:
         """Return one run.

@@ -98,10 +98,11 @@ class JobConsole:
 
     def list(self) -> tuple[JobSummary, ...]:
         """Return all runs, the newest first; one that is damaged says so."""
-        return tuple(summary for _, summary in self._queue.summaries())
+        found = (summary for _, summary in self._queue.summaries())
+        return tuple(sorted(found, key=newest_first))
 
     def ids(self) -> tuple[str, ...]:
-        """Return the ids of all runs, the newest first."""
+        """Return the ids of all runs."""
         return tuple(folder.id for folder in self._workspace.folders())
 
     def get(self, run_id: str) -> JobSummary:
@@ -300,3 +301,8 @@ class JobConsole:
         if action not in summary.actions or (action == "resume" and summary.submitted is None):
             raise UserError(f"The run {run_id} is {summary.state}: {_IMPOSSIBLE[action]}.")
         return folder
+
+
+def newest_first(summary: JobSummary) -> tuple[float, str]:
+    """Order the newest first; what can't say when it was submitted comes last."""
+    return (-summary.submitted.timestamp() if summary.submitted else 0.0, summary.id)

@@ -86,8 +86,6 @@ def summarise(folder: JobFolder, launcher: Launcher) -> JobSummary:
     is_running = status.state in ("running", "stopping")
     latest = last_row(folder.run.metrics) if is_running else None
     step = max(status.step, latest["step"]) if latest else status.step
-    if status.state == "succeeded":  # its last checkpoint was earlier
-        step = status.num_steps or step
     return JobSummary(
         id=folder.id,
         state=status.state,

@@ -233,8 +233,7 @@ class Workspace:
 
 def new_job(*, directory: Path, **settings: object) -> Job:
     """Return a job that is submitted now."""
-    now = datetime.now(UTC).replace(microsecond=0)
-    return Job.model_validate({"submitted": now, "directory": directory, **settings})
+    return Job.model_validate({"submitted": datetime.now(UTC), "directory": directory, **settings})
 
 
 def _job_if_whole(folder: JobFolder) -> Job | None:

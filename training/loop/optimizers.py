@@ -1,8 +1,9 @@
 """Optimizers by name, the learning rate of a step, and the moving average of the weights."""
 
+import contextlib
 import importlib.util
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -68,6 +69,23 @@ class MovingAverage:
         """Take a step's weights in; the first steps count more, so that the start is forgotten."""
         decay = min(self._decay, step / (step + 10))
         torch._foreach_lerp_(self.values, [each.detach() for each in self._parameters], 1 - decay)
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Let the average be the weights meanwhile; then all is as it was, bit for bit."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        """Exchange contents one by one: never more than one tensor is there twice."""
+        for parameter, value in zip(self._parameters, self.values, strict=True):
+            kept = parameter.clone()
+            parameter.copy_(value)
+            value.copy_(kept)
 
     @torch.no_grad()
     def copy_to_parameters(self) -> None:

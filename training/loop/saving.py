@@ -17,8 +17,14 @@ def trained_pair(
     pair_model: PairModel, *, config: TrainingConfig, dataset: EncodedPairs, family: Family
 ) -> Pair:
     """Return the trained halves with their provenance; untrained roles are absent."""
+    metadata = pair_metadata(config, dataset=dataset, family=family)
+    return Pair(metadata, **{role: pair_model.trained_half(role) for role in pair_model.trained})
+
+
+def pair_metadata(config: TrainingConfig, *, dataset: EncodedPairs, family: Family) -> PairMetadata:
+    """Return what is known of the pair that a training makes."""
     is_lora = config.model.kind == "lora"
-    metadata = PairMetadata(
+    return PairMetadata(
         kind=config.model.kind,
         base=config.model.base,
         family=family.name,
@@ -40,4 +46,3 @@ def trained_pair(
             },
         },
     )
-    return Pair(metadata, **{role: pair_model.trained_half(role) for role in pair_model.trained})

@@ -20,6 +20,7 @@ from training.loop.checkpoints import (
     restore_optimizer,
     save_checkpoint,
 )
+from training.loop.metrics import MetricsWindow
 from training.loop.optimizers import MovingAverage
 from training.run import RunDirectory
 
@@ -34,6 +35,7 @@ class TrainingState:
         average: The moving average of the trained weights, if one is kept.
         scaler: Scales the loss for float16, if that is used.
         num_pairs: How many pairs are trained on: the draws depend on it.
+        window: What was measured since the last line of metrics.
     """
 
     model: nn.Module
@@ -41,6 +43,7 @@ class TrainingState:
     average: MovingAverage | None
     scaler: Any
     num_pairs: int
+    window: MetricsWindow
 
     def save(self, run: RunDirectory, *, step: int, keep_last: int) -> None:
         """Save a checkpoint of what stands after a step.
@@ -53,7 +56,12 @@ class TrainingState:
         if self.average is not None:
             tensors["average"] = dict(zip(self._weights(), self.average.values, strict=True))
         scaler = None if self.scaler is None else self.scaler.state_dict()
-        state = {"optimizer": settings, "num_pairs": self.num_pairs, "scaler": scaler}
+        state = {
+            "optimizer": settings,
+            "num_pairs": self.num_pairs,
+            "scaler": scaler,
+            "window": self.window.saved(),
+        }
         save_checkpoint(
             run.checkpoints, step=step, tensors=tensors, state=state, keep_last=keep_last
         )
@@ -79,6 +87,7 @@ class TrainingState:
             _copy(tensors["average"], dict(zip(self._weights(), self.average.values, strict=True)))
         if self.scaler is not None and state["scaler"] is not None:
             self.scaler.load_state_dict(state["scaler"])
+        self.window.restore(state.get("window", []))
         return checkpoint.step
 
     def _weights(self) -> dict[str, Tensor]:
@@ -90,27 +99,35 @@ class TrainingState:
 
 
 def check_same_training(config: TrainingConfig, run: RunDirectory) -> None:
-    """Refuse to go on with other settings than the run was started with; `run` may differ.
+    """Refuse to go on with other settings than the run was started with.
+
+    Those may differ that only say where it runs and what is seen of it. Without a checkpoint
+    there is nothing to go on with: the run is started afresh, whatever was asked before.
 
     Raises:
         UserError: A setting differs; says which, and both values.
     """
-    if not (run.path / "config.yaml").exists():
+    if not (run.path / "config.yaml").exists() or not run.has_progress():
         return
     before, now = (flat_settings(each) for each in (run.read_config(), config))
     changed = [
         f"{name}: {before.get(name)} then, {now.get(name)} now"
         for name in sorted(before.keys() | now.keys())
-        if not name.startswith("run.") and before.get(name) != now.get(name)
+        if _is_kept(name) and before.get(name) != now.get(name)
     ]
-    if before["run.seed"] != now["run.seed"]:
-        changed.append(f"run.seed: {before['run.seed']} then, {now['run.seed']} now")
     if changed:
         raise UserError(
             f"The run in {run.path} was started with other settings:\n  "
             + "\n  ".join(changed)
             + "\nGive the same ones to go on with it, or set run.output to a new folder."
         )
+
+
+def _is_kept(name: str) -> bool:
+    """Whether a setting has to stay what it was; `validation.max_pairs` keeps curves of a piece."""
+    return name in ("run.seed", "validation.held_out", "validation.max_pairs") or not (
+        name.startswith(("run.", "samples.", "validation."))
+    )
 
 
 def _copy(saved: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> None:

@@ -1,64 +1,54 @@
 """Train a pair: one loop, read top to bottom, for all objectives, LoRA and full."""
 
-import contextlib
+import functools
+import logging
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator, PartialState
 from diffusers import DiffusionPipeline
-from torch import Tensor, nn
 from tqdm import tqdm
 
 from chats.denoising.families import denoiser_of, family_of
 from chats.errors import UserError
 from chats.models.loading import load_model, resolve_model
-from chats.objective import (
-    OBJECTIVES,
-    LossTerms,
-    Objective,
-    error,
-    noisy_latents,
-    objective_loss,
-    training_target,
-)
+from chats.objective import OBJECTIVES
 from chats.pairs.pair import save_pair
 from chats.pairs.weight_files import check_weight_files
-from training.config import ObjectiveSettings, OptimizerSettings, RunSettings, TrainingConfig
+from training.config import OptimizerSettings, TrainingConfig
 from training.data.draws import PairBatch, draw_batch
 from training.data.encoded_pairs import EncodedPairs, encode_preferences
 from training.loop.checkpoints import StopRequested
+from training.loop.losses import any_of, gathered, loss_terms
 from training.loop.metrics import MetricsWindow
 from training.loop.noise import NoiseSchedule
 from training.loop.optimizers import MovingAverage, learning_rate, make_optimizer
 from training.loop.pair_model import PairModel
-from training.loop.saving import trained_pair
-from training.loop.state import TrainingState, check_same_training
-from training.preferences import read_preferences
-from training.run import RunDirectory
+from training.loop.reporting import Reporter, log_training
+from training.loop.sample_pipeline import SamplePrompts, sample_prompts
+from training.loop.samples import Sampler
+from training.loop.saving import pair_metadata, trained_pair
+from training.loop.session import (
+    Session,
+    TrainingInterruptedError,
+    TrainingResult,
+    TrainingStoppedError,
+    training_session,
+)
+from training.loop.state import TrainingState
+from training.loop.validation import DRAWS_SEED, Validation, read_sides
 
+logger = logging.getLogger(__name__)
 
-class TrainingStoppedError(RuntimeError):
-    """The training could not go on; its text says at which step, and what to do."""
-
-
-class TrainingInterruptedError(RuntimeError):
-    """The training was asked to stop, saved a checkpoint, and can go on."""
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What a training leaves behind.
-
-    Attributes:
-        pair: Folder of the trained pair.
-        metrics: The last line of metrics.jsonl.
-    """
-
-    pair: Path
-    metrics: Mapping[str, float | None]
+__all__ = [
+    "TrainingInterruptedError",
+    "TrainingResult",
+    "TrainingStoppedError",
+    "loss_terms",
+    "train",
+    "train_on",
+]
 
 
 def train(config: TrainingConfig) -> TrainingResult:
@@ -67,18 +57,32 @@ def train(config: TrainingConfig) -> TrainingResult:
     Raises:
         UserError: A mistake in the settings or in the data, before anything was trained.
         TrainingStoppedError: The loss or the gradient was no longer a finite number.
+        TrainingInterruptedError: It was asked to stop, and saved a checkpoint.
     """
-    _check_run(config.run)
     if config.data.buckets:
         raise UserError("The loop trains on squares only. Set data.buckets to false.")
-    pairs = read_preferences(config.data)
-    pipeline = _load_base(config.model.base)
-    (dataset,) = encode_preferences(pairs, pipeline, config.data)
-    return train_on(config, dataset, pipeline.to("cpu"))
+    with training_session(config) as session:
+        if not session.is_trained:
+            session.tell(message="Reading and encoding the data.")
+            pairs, held_out_pairs = read_sides(config)
+            pipeline = _load_base(config.model.base)
+            (dataset,) = encode_preferences(pairs, pipeline, config.data)
+            held_out = None
+            if held_out_pairs:
+                (held_out,) = encode_preferences(held_out_pairs, pipeline, config.data)
+            prompts = sample_prompts(config.samples, held_out_pairs or pairs, pipeline)
+            pipeline = _without_text_encoders(pipeline).to("cpu")
+            with StopRequested() as stop:
+                _train(session, dataset, pipeline, held_out=held_out, prompts=prompts, stop=stop)
+    return session.result()
 
 
 def train_on(
-    config: TrainingConfig, dataset: EncodedPairs, pipeline: DiffusionPipeline
+    config: TrainingConfig,
+    dataset: EncodedPairs,
+    pipeline: DiffusionPipeline,
+    *,
+    held_out: EncodedPairs | None = None,
 ) -> TrainingResult:
     """Train on pairs that are encoded already, and save the pair; `pipeline` stays as it is.
 
@@ -86,48 +90,35 @@ def train_on(
     that was interrupted goes on from its newest checkpoint as if nothing had happened.
 
     Args:
-        config: The settings.
+        config: The settings. Sample pictures are made only of prompts that it names.
         dataset: What `encode_preferences` made with this pipeline.
         pipeline: Holds the denoiser to start from and the scheduler that it was made for.
+        held_out: Pairs for validation, encoded like the others; none leaves it out.
 
     Raises:
         UserError: The output folder holds another or a finished run, or the model can't be trained.
         TrainingStoppedError: The loss or the gradient was no longer a finite number.
         TrainingInterruptedError: It was asked to stop, and saved a checkpoint.
     """
-    _check_run(config.run)
-    accelerator = Accelerator(
-        mixed_precision=config.run.mixed_precision,
-        gradient_accumulation_steps=config.optimizer.gradient_accumulation,
-    )
-    run = RunDirectory(config.run.output)
-    with _held(run, accelerator), StopRequested() as stop:
-        try:
-            check_same_training(config, run)
-            if accelerator.is_main_process:
-                run.write_config(config)
-            result = _train(config, dataset, pipeline, accelerator=accelerator, run=run, stop=stop)
-        except TrainingInterruptedError as error:
-            _tell(run, accelerator, state="interrupted", message=str(error))
-            raise
-        except Exception as error:
-            _tell(run, accelerator, state="failed", message=str(error))
-            raise
-        _tell(run, accelerator, state="succeeded", exit_code=0)
-    accelerator.free_memory()
-    return result
+    with training_session(config) as session:
+        if not session.is_trained:
+            prompts = sample_prompts(config.samples, (), pipeline)
+            with StopRequested() as stop:
+                _train(session, dataset, pipeline, held_out=held_out, prompts=prompts, stop=stop)
+    return session.result()
 
 
 def _train(
-    config: TrainingConfig,
+    session: Session,
     dataset: EncodedPairs,
     pipeline: DiffusionPipeline,
     *,
-    accelerator: Accelerator,
-    run: RunDirectory,
+    held_out: EncodedPairs | None,
+    prompts: SamplePrompts | None,
     stop: StopRequested,
-) -> TrainingResult:
-    """Do the steps that are not done yet."""
+) -> None:
+    """Do the steps that are not done yet, and save the pair."""
+    config, accelerator, run = session.config, session.accelerator, session.run
     settings = config.optimizer
     family = family_of(pipeline)
     objective = OBJECTIVES[config.objective.name]
@@ -150,51 +141,84 @@ def _train(
     average = None
     if settings.ema_decay is not None:
         average = MovingAverage([*pair_model.trained_parameters()], decay=settings.ema_decay)
+    window = MetricsWindow()
     state = TrainingState(
         model=pair_model,
         optimizer=getattr(optimizer, "optimizer", optimizer),
         average=average,
         scaler=accelerator.scaler,
         num_pairs=len(dataset),
+        window=window,
     )
-    done = state.resume(run)
-    if accelerator.is_main_process:
-        run.cut_metrics(after_step=done)
-        run.update_status(state="running", step=done, num_steps=settings.num_steps)
 
-    window = MetricsWindow()
+    def draw(pairs: EncodedPairs, positions: Sequence[int], *, seed: int) -> PairBatch:
+        return draw_batch(
+            pairs,
+            positions,
+            seed=seed,
+            level_at=lambda uniform: schedule.level_at(uniform, config.noise),
+            prompt_drop=config.objective.prompt_drop,
+            dispreferred_prompt_drop=config.objective.dispreferred_prompt_drop,
+        ).to(accelerator.device)
+
+    terms_of = functools.partial(
+        loss_terms,
+        model,
+        schedule=schedule,
+        error_weights=weights,
+        objective=objective,
+        settings=config.objective,
+    )
+    validation, sampler = None, None
+    if held_out is not None:
+        validation = Validation(
+            held_out,
+            max_pairs=config.validation.max_pairs,
+            batch_size=settings.batch_size,
+            draw=functools.partial(draw, held_out, seed=DRAWS_SEED),
+            terms_of=terms_of,
+            accelerator=accelerator,
+        )
+    if prompts is not None:
+        sampler = Sampler(
+            prompts,
+            config=config,
+            pair_model=pair_model,
+            metadata=pair_metadata(config, dataset=dataset, family=family),
+            pipeline=pipeline,
+            accelerator=accelerator,
+            run=run,
+        )
+    reporter = Reporter(
+        session, window=window, average=average, validation=validation, sampler=sampler
+    )
+
+    done = state.resume(run)
+    if session.is_main:
+        run.write_config(config)
+        log_training(config, dataset, held_out=held_out, num_processes=accelerator.num_processes)
+    reporter.begin(done)
     steps = tqdm(
         range(done + 1, settings.num_steps + 1),
         desc="Training",
         unit="step",
         initial=done,
         total=settings.num_steps,
-        disable=not accelerator.is_main_process,
+        disable=not session.is_main,
     )
     for step in steps:
+        window.start_step()
         lr = learning_rate(step, settings, num_processes=accelerator.num_processes)
         for group in optimizer.param_groups:
             group["lr"] = lr
         for micro_step in range(settings.gradient_accumulation):
-            batch = draw_batch(
-                dataset,
-                positions(step, micro_step, settings=settings, accelerator=accelerator),
-                seed=config.run.seed,
-                level_at=lambda uniform: schedule.level_at(uniform, config.noise),
-                prompt_drop=config.objective.prompt_drop,
-                dispreferred_prompt_drop=config.objective.dispreferred_prompt_drop,
-            ).to(accelerator.device)
+            with window.waiting_for_data():
+                here = positions(step, micro_step, settings=settings, accelerator=accelerator)
+                batch = draw(dataset, here, seed=config.run.seed)
             with accelerator.accumulate(model):
-                terms = loss_terms(
-                    model,
-                    batch,
-                    schedule=schedule,
-                    error_weights=weights,
-                    objective=objective,
-                    settings=config.objective,
-                )
+                terms = terms_of(batch)
                 # Every process sees the losses of all, so that all of them stop, or none.
-                seen = _gathered(terms, accelerator)
+                seen = gathered(terms, accelerator)
                 _require_finite(seen.loss.mean().item(), name="loss", step=step)
                 accelerator.backward(terms.loss.mean())
             window.add_forward(seen)
@@ -207,33 +231,31 @@ def _train(
         if average is not None:
             average.update(step)
         window.add_step(grad_norm=grad_norm)
-        is_last = step == settings.num_steps
-        is_stopping = _any(stop.is_set, accelerator)
-        if (step % config.run.log_every == 0 or is_last) and accelerator.is_main_process:
-            metrics = window.summary(step=step, lr=lr)
-            run.append_metrics(metrics)
+        metrics = reporter.after_step(step, lr=lr)
+        if "loss" in metrics:
             steps.set_postfix(loss=metrics["loss"])
-        if step % config.run.log_every == 0:
-            window = MetricsWindow()
+        is_last = step == settings.num_steps
+        is_stopping = any_of(stop.is_set, accelerator)
         # After the last step the pair is written instead.
         if (step % config.run.save_every == 0 or is_stopping) and not is_last:
-            if accelerator.is_main_process:
+            if session.is_main:
                 state.save(run, step=step, keep_last=config.run.keep_last)
-                run.update_status(step=step)
+                session.tell(step=step)
+                logger.info("Step %d: checkpoint saved.", step)
             accelerator.wait_for_everyone()
         if is_stopping and not is_last:
             raise TrainingInterruptedError(
                 f"Stopped as asked, after step {step} of {settings.num_steps}, and saved. "
                 "Start the same command again to go on."
             )
+        reporter.paint(step)
 
     if average is not None:
         average.copy_to_parameters()
-    if accelerator.is_main_process:
+    if session.is_main:
         pair = trained_pair(pair_model, config=config, dataset=dataset, family=family)
         save_pair(pair, run.pair)
     accelerator.wait_for_everyone()
-    return TrainingResult(pair=run.pair, metrics=run.read_metrics()[-1])
 
 
 def positions(
@@ -246,67 +268,6 @@ def positions(
     return range(first, first + settings.batch_size)
 
 
-def loss_terms(
-    model: nn.Module,
-    batch: PairBatch,
-    *,
-    schedule: NoiseSchedule,
-    error_weights: Tensor,
-    objective: Objective,
-    settings: ObjectiveSettings,
-) -> LossTerms:
-    """Noise a batch, predict, and compare: the objective's loss per sample and its terms."""
-    level = {"signal": schedule.signal[batch.levels], "sigma": schedule.sigma[batch.levels]}
-    noisy, targets = {}, {}
-    for half, latents in batch.latents.items():
-        noisy[half] = noisy_latents(latents, batch.noise, **level)
-        targets[half] = training_target(schedule.prediction_type, latents, batch.noise, **level)
-    predictions = model(noisy, schedule.timesteps[batch.levels], batch.conditions)
-    counts = error_weights[batch.levels]
-    errors = {
-        each: counts * error(output, targets[each.half]) for each, output in predictions.items()
-    }
-    return objective_loss(objective, errors, temperature=settings.temperature, beta=settings.beta)
-
-
-@contextlib.contextmanager
-def _held(run: RunDirectory, accelerator: Accelerator) -> Iterator[None]:
-    """Keep the run's folder, by the main process for all of them."""
-    with run.hold() if accelerator.is_main_process else contextlib.nullcontext():
-        accelerator.wait_for_everyone()
-        yield
-
-
-def _tell(run: RunDirectory, accelerator: Accelerator, **status: object) -> None:
-    if accelerator.is_main_process:
-        run.update_status(**status)
-
-
-def _gathered(terms: LossTerms, accelerator: Accelerator) -> LossTerms:
-    """Return the terms of every process's samples, without gradients."""
-    terms = terms.detach()
-    if accelerator.num_processes == 1:
-        return terms
-    found = {name: value for name, value in vars(terms).items() if value is not None}
-    return LossTerms(**accelerator.gather(found))
-
-
-def _any(flag: bool, accelerator: Accelerator) -> bool:
-    """Whether the flag is set in some process."""
-    if accelerator.num_processes == 1:
-        return flag
-    return accelerator.gather(torch.tensor([flag], device=accelerator.device)).any().item()
-
-
-def _check_run(settings: RunSettings) -> None:
-    if (settings.output / "pair" / "pair.json").exists():
-        raise UserError(
-            f"The folder {settings.output} holds a finished run. Set run.output to a new folder."
-        )
-    if settings.mixed_precision == "fp16" and PartialState().device.type == "cpu":
-        raise UserError("fp16 training needs a GPU. Set run.mixed_precision to bf16 or no.")
-
-
 def _load_base(name: str) -> DiffusionPipeline:
     folder = resolve_model(name)
     check_weight_files(folder)
@@ -315,6 +276,14 @@ def _load_base(name: str) -> DiffusionPipeline:
         raise UserError(f"{name} is a trained pair. Set model.base to the model it was made from.")
     family_of(loaded.pipeline)
     return loaded.pipeline
+
+
+def _without_text_encoders(pipeline: DiffusionPipeline) -> DiffusionPipeline:
+    """Drop what has done its work: text encoders may be larger than the denoiser."""
+    for name in pipeline.components:
+        if name.startswith("text_encoder"):
+            setattr(pipeline, name, None)
+    return pipeline
 
 
 def _require_finite(value: float, *, name: str, step: int) -> None:

@@ -14,6 +14,7 @@ from chats.pairs.hub import is_hub_id
 from training.config import DryRunSettings, TrainingConfig
 from training.launch import Engine, find_engine, launch_command
 from training.loop.optimizers import learning_rate
+from training.loop.validation import read_sides
 from training.planning.estimate import (
     MemoryEstimate,
     forward_equivalents,
@@ -21,7 +22,6 @@ from training.planning.estimate import (
     pairs_per_step,
 )
 from training.planning.footprint import Footprint, footprint
-from training.preferences import read_preferences
 from training.run import RunDirectory
 
 _GB = 1e9
@@ -92,7 +92,7 @@ def _command_lines(engine: Engine, arguments: Sequence[str]) -> Iterator[str]:
 
 
 def _num_pairs(config: TrainingConfig) -> int | None:
-    """Return how many pairs there are; none where data is not fetched or not unpacked yet.
+    """Return how many pairs are trained on; none where data is not fetched or not unpacked yet.
 
     Raises:
         UserError: The data can't be used.
@@ -102,7 +102,8 @@ def _num_pairs(config: TrainingConfig) -> int | None:
         return None
     if not path.exists() and is_hub_id(path.as_posix()):
         return None
-    return len(read_preferences(config.data))
+    training, _ = read_sides(config)
+    return len(training)
 
 
 def _course(
@@ -134,10 +135,8 @@ def _time(config: TrainingConfig, settings: DryRunSettings, *, num_pairs: int) -
     rate, source = settings.pairs_per_second, "as given"
     if rate is None:
         lines = RunDirectory(config.run.output).read_metrics()
-        rate, source = (
-            (lines[-1].get("pairs_per_second") if lines else None),
-            "measured in this run",
-        )
+        rates = [line["pairs_per_second"] for line in lines if line.get("pairs_per_second")]
+        rate, source = (rates[-1] if rates else None), "measured in this run"
     if not rate:
         return "time: not known; measure some steps, or give --pairs-per-second"
     seconds = num_pairs / rate

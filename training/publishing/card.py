@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 Layout = Literal["ours", "released", "lora"]
 """Layouts that a pair can be exported in; `training.publishing.export` writes them."""
 
-_COLUMNS = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
+_COLUMNS = {
+    "loss": "loss",
+    "rewards/accuracies": "accuracy",
+    "rewards/margins": "margin",
+    "validation/loss": "held-out loss",
+    "validation/accuracy": "held-out accuracy",
+}
 _MAX_ROWS = 10
 _PROMPT = "a photo of three red stars on a black background"
 
@@ -57,7 +63,7 @@ def model_card(
     scores = metadata.provenance.get("scores")
     if isinstance(scores, Mapping) and scores:
         parts += ["## Scores", _table(("score", "value"), scores.items())]
-    if metrics:
+    if any("loss" in line for line in metrics):
         parts += ["## Training curve", _curve(metrics)]
     return "\n\n".join(parts) + "\n"
 
@@ -154,7 +160,8 @@ def _origin(metadata: "PairMetadata", *, is_lora: bool) -> list[tuple[str, objec
 
 
 def _curve(metrics: Sequence[Metrics]) -> str:
-    """Return about ten lines, evenly spaced, with the first and the last."""
+    """Return about ten lines, evenly spaced, with the first and the last that have a loss."""
+    metrics = [line for line in metrics if "loss" in line]
     last = len(metrics) - 1
     num_rows = min(len(metrics), _MAX_ROWS)
     picked = [metrics[round(i * last / max(num_rows - 1, 1))] for i in range(num_rows)]

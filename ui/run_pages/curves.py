@@ -47,6 +47,7 @@ PLOTS = (
     Plot("Gradient norm", (Line("grad_norm", ""),)),
     Plot("Learning rate", (Line("lr", ""),)),
     Plot("Pairs per second", (Line("pairs_per_second", ""),)),
+    Plot("Waiting for data, seconds a step", (Line("data_wait_seconds", ""),)),
     Plot("Memory, GB", (Line("memory_gb", ""),)),
 )
 

@@ -22,6 +22,15 @@ class SampleBook:
 
     def __init__(self) -> None:
         self._thumbnail = functools.lru_cache(_CACHED)(_thumbnail)
+        self._read = functools.lru_cache(8)(_read)
+
+    def samples(self, run: RunDirectory) -> tuple[Sample, ...]:
+        """Return a run's pictures in the order in which they were made."""
+        try:
+            changed = run.samples.stat().st_mtime_ns  # the index is replaced, never added to
+        except OSError:
+            return ()
+        return self._read(run, changed)
 
     def render(self, run: RunDirectory, samples: Sequence[Sample], step: int) -> str:
         """Draw a row for each prompt: the base model, then what the pair made at a step."""
@@ -64,6 +73,10 @@ def nearest_step(samples: Sequence[Sample], step: int) -> int:
     steps = steps_of(samples)
     before = [each for each in steps if each <= step]
     return (before or steps or [0])[-1 if before else 0]
+
+
+def _read(run: RunDirectory, changed: int) -> tuple[Sample, ...]:
+    return tuple(run.read_samples())
 
 
 def _thumbnail(path: Path, changed: int) -> str:

@@ -132,7 +132,7 @@ class RunsView:
 
     def _samples(self, asked: Asked) -> dict[str, Part]:
         run = self._console.directory(asked.run)
-        samples = run.read_samples()
+        samples = self._book.samples(run)
         steps = steps_of(samples)
         if not samples:
             return {

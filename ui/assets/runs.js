@@ -88,10 +88,10 @@
     if (!figure) return;
     const svg = figure.querySelector("svg");
     const output = figure.querySelector("output");
-    const { width, height } = svg.viewBox.baseVal;
+    const { width } = svg.viewBox.baseVal;
     const box = svg.getBoundingClientRect();
     const x = ((event.clientX - box.left) / box.width) * width;
-    const [left, right, top, bottom] = [46, width - 6, 8, height - 22];
+    const [left, right, top, bottom] = figure.dataset.box.split(" ").map(Number);
     const { x0, x1, y0, y1 } = figure.dataset;
     let at = null;
     const found = [...svg.querySelectorAll("polyline.smooth")].map((line) => {

@@ -13,7 +13,7 @@ MAX_RUNS = 6
 """So many lines can be told apart."""
 
 WIDTH, HEIGHT = 360, 190
-LEFT, RIGHT, TOP, BOTTOM = 46, 6, 8, 22
+LEFT, RIGHT, TOP, BOTTOM = 52, 6, 8, 22
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def ticks(low: float, high: float, *, wanted: int = 5) -> list[float]:
     """Return round numbers from `low` to `high`, about so many."""
     rough = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
     first = math.ceil(low / step - 1e-9)
     return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
@@ -134,7 +134,8 @@ def _plot(plot: Plot, runs: Sequence[RunCurve], *, smoothing: float) -> str:
                     f'cy="{_y(values[0], y0, y1):.1f}"/>'
                 )
     return (
-        f'<figure class="plot" data-x0="{x0!r}" data-x1="{x1!r}" data-y0="{y0!r}" '
+        f'<figure class="plot" data-box="{LEFT} {WIDTH - RIGHT} {TOP} {HEIGHT - BOTTOM}" '
+        f'data-x0="{x0!r}" data-x1="{x1!r}" data-y0="{y0!r}" '
         f'data-y1="{y1!r}"><figcaption><strong>{escape(plot.title)}</strong>'
         f"<output>{_key(plot, lines)}</output></figcaption>"
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '

@@ -14,9 +14,12 @@ import tyro
 from pydantic import Field
 
 from chats.config import DEFAULT_ALPHA, DEFAULT_SCALE, FrozenSettings, GenerationConfig
+from chats.denoising.families import FAMILIES
 from chats.environment import check_environment
 from chats.errors import UserError
 from chats.generation.events import ImagesEvent, StepEvent
+from chats.pairs import hub
+from chats.pairs.weight_files import read_json
 from chats.shapes import BASE, PAIR, SHAPES_MODEL, SHAPES_NUM_STEPS
 from training.commands import Push
 from training.datasets import DatasetStore
@@ -35,6 +38,7 @@ from ui.services import ModelChoice, ModelStatus, RunServices, Services
 if TYPE_CHECKING:
     from chats.models.manager import ModelManager
 
+UNKNOWN_NUM_STEPS = 50
 SHAPES_EXAMPLES = (
     "three red stars on a black background",
     "a blue circle to the left of a square",
@@ -222,11 +226,19 @@ def describe_model(settings: Settings) -> ModelChoice:
     return ModelChoice(
         name=settings.model,
         title=_title(settings.model),
-        num_steps=50,
+        num_steps=_num_steps(settings.model),
         has_pair=settings.pair is not None,
         pair=settings.pair,
         examples=EXAMPLES,
     )
+
+
+def _num_steps(model: str) -> int:
+    """Return the number of steps that suits a model, as far as its family is known already."""
+    path = hub.file_at_hand(model, "model_index.json")
+    name = read_json(path).get("_class_name") if path else None
+    known = [family.num_steps for family in FAMILIES if name in family.pipelines]
+    return (*known, UNKNOWN_NUM_STEPS)[0]
 
 
 def describe_shapes(*, base: Path, pair: str | None, embedded: Path = PAIR) -> ModelChoice:

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from chats.denoising.families import FAMILIES, denoiser_of, family_named, family_of
+from chats.denoising.sizes import latent_channels
 from chats.errors import UserError
 from chats.objective import OBJECTIVES
-from tests.tiny import FAMILIES as TINY_FAMILIES
-from tests.tiny import tiny_pipeline
+from tests.tiny import SIZE_PX, TRAINED, tiny_pipeline
 from training.config import TrainingConfig
 from training.data.encoding import encode_prompts, size_ids
 from training.loop.pair_model import PairModel
@@ -26,10 +26,12 @@ SD15 = {
 }
 
 
-def make_config(*, model=None, objective="chats", optimizer=None, run=None) -> TrainingConfig:
+def make_config(
+    *, model=None, objective="chats", optimizer=None, run=None, resolution=None
+) -> TrainingConfig:
     return TrainingConfig.model_validate(
         {
-            "data": {"path": "pairs"},
+            "data": {"path": "pairs", "resolution": resolution},
             "model": {"rank": 2, "lora_alpha": 4} | (model or {}),
             "objective": {"name": objective},
             "optimizer": {"batch_size": 2} | (optimizer or {}),
@@ -48,7 +50,7 @@ def save_configs(pipeline, folder):
     return folder
 
 
-@pytest.fixture(scope="module", params=TINY_FAMILIES)
+@pytest.fixture(scope="module", params=TRAINED)
 def pipeline(request):
     return tiny_pipeline(request.param, dtype=torch.float32)
 
@@ -64,8 +66,14 @@ def sd15_folder(sd15, tmp_path):
 
 
 def test_a_model_of_no_family_is_refused(tmp_path):
-    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
-    with pytest.raises(UserError, match="a FluxPipeline, which is of no family"):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "CogView4Pipeline"}')
+    with pytest.raises(UserError, match="a CogView4Pipeline, which is of no family"):
+        footprint(make_config(), tmp_path)
+
+
+def test_a_family_that_is_only_sampled_is_refused_with_those_that_train(tmp_path):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "AuraFlowPipeline"}')
+    with pytest.raises(UserError, match=r"'auraflow' can be sampled.*sd15, .*flux"):
         footprint(make_config(), tmp_path)
 
 
@@ -119,7 +127,7 @@ def test_sixteen_bits_keep_what_autocast_keeps():
 def test_it_finds_what_the_real_models_hold_and_keep(pipeline, tmp_path, kind):
     """Up to the logarithms that attention on the CPU keeps beside what a GPU's does."""
     family = family_of(pipeline)
-    config = make_config(model={"kind": kind})
+    config = make_config(model={"kind": kind}, resolution=SIZE_PX)
     found = footprint(config, save_configs(pipeline, tmp_path / "base"))
     denoiser = denoiser_of(pipeline)
     model = PairModel(
@@ -129,7 +137,7 @@ def test_it_finds_what_the_real_models_hold_and_keep(pipeline, tmp_path, kind):
     assert found.trained == tuple(tuple(each.shape) for each in trained)
     assert found.num_trained + found.num_frozen == sum(each.numel() for each in model.parameters())
 
-    latents = torch.ones(2, denoiser.config.in_channels, 8, 8)
+    latents = torch.ones(2, latent_channels(denoiser.config, family), 8, 8)
     conditions = {
         name: torch.ones(2, *shape)
         for name, shape in condition_shapes(denoiser.config, family).items()
@@ -155,8 +163,8 @@ def test_text_has_the_shapes_that_training_gives_it(pipeline):
         assert name in family.masks or shape[-1] == encoded[name].shape[-1]
 
 
-def test_every_family_is_known():
-    assert {family.name for family in FAMILIES} == set(TINY_FAMILIES)
+def test_every_family_that_trains_is_known():
+    assert {family.name for family in FAMILIES if family.trains} == set(TRAINED)
 
 
 def test_checkpointing_smaller_batches_and_lora_keep_less(sd15_folder):

@@ -2,7 +2,12 @@
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
 
 from chats.denoising.schedulers import build_scheduler
 from chats.errors import UserError
@@ -25,6 +30,18 @@ def test_a_shift_that_depends_on_the_size_is_not_dropped_silently():
     model = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     with pytest.raises(UserError, match="depends on the picture's size"):
         build_scheduler("unipc", model_scheduler=model)
+
+
+@pytest.mark.parametrize("name", FLOW)
+def test_a_flow_model_that_comes_with_a_solver_keeps_its_shift(name):
+    """Sana comes with DPM-Solver++ in its form for flows."""
+    model = DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+    )
+    built = build_scheduler(name, model_scheduler=model)
+    assert built.config.get("flow_shift", built.config.get("shift")) == 3.0
+    with pytest.raises(UserError, match=r"flow matching.*default, euler, dpm\+\+, unipc"):
+        build_scheduler("ddim", model_scheduler=model)
 
 
 @pytest.mark.parametrize("name", DIFFUSION)

@@ -450,6 +450,17 @@ def test_the_levels_of_a_flow_model_run_from_noise_to_image():
     torch.testing.assert_close(schedule.timesteps, 1000 * schedule.sigma)
 
 
+def test_a_shift_that_follows_the_pictures_size_is_the_samplers_own():
+    """Flux: µ from 0.5 at 256 tokens to 1.15 at 4096; at 1024 tokens 0.5 + 0.65 · 768 / 3840."""
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0)
+    schedule = NoiseSchedule.from_scheduler(scheduler, num_tokens=1024)
+    scheduler.set_timesteps(sigmas=[level / 1000 for level in range(1000, 0, -1)], mu=0.63)
+    torch.testing.assert_close(schedule.sigma.flip(0), scheduler.sigmas[:-1])
+    asked = NoiseSchedule.from_scheduler(scheduler, shift=3.0)
+    plain = NoiseSchedule.from_scheduler(FlowMatchEulerDiscreteScheduler(shift=3.0))
+    torch.testing.assert_close(asked.sigma, plain.sigma)
+
+
 def test_the_command_line_trains_from_a_folder_to_a_pair(pipeline, tmp_path, monkeypatch, capsys):
     pipeline.save_pretrained(tmp_path / "base")
     write_preferences(tmp_path / "pairs")

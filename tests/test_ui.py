@@ -1,6 +1,7 @@
 """The page's handlers, without a browser and without torch."""
 
 import base64
+import json
 import os
 import re
 import socket
@@ -570,3 +571,11 @@ def test_the_page_shows_the_steps_that_the_model_takes_by_itself():
 
 def test_a_status_of_several_lines_keeps_its_lines():
     assert "one<br>two" in render_status(Status("error", "one\ntwo"))
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "num_steps"), [("FluxPipeline", 28), ("PixArtSigmaPipeline", 20), ("Other", 50)]
+)
+def test_the_page_starts_with_the_steps_that_suit_its_model(tmp_path, pipeline, num_steps):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
+    assert app.describe_model(app.Settings(model=str(tmp_path))).num_steps == num_steps

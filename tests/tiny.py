@@ -4,11 +4,9 @@ No weight is near zero: a zero-initialised modulation or LoRA matrix would hide 
 """
 
 import copy
-import string
 
 import torch
 from diffusers import (
-    AutoencoderKL,
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
     PixArtSigmaPipeline,
@@ -22,27 +20,36 @@ from diffusers import (
 from PIL import Image
 from torch import nn
 from transformers import (
-    CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
-    CLIPTokenizer,
-    T5Config,
-    T5EncoderModel,
-    T5Tokenizer,
 )
 
 from chats.denoising.families import denoiser_of, family_of
 from chats.pairs.pair import Pair, PairMetadata
+from tests.tiny_families import NEWER, NEWER_CALLS
+from tests.tiny_parts import (
+    SIZE_PX,
+    T5_LENGTH,
+    big,
+    clip,
+    clip_tokenizer,
+    t5,
+    t5_tokenizer,
+    vae,
+)
 
 FAMILIES = ("sd15", "sdxl", "sd3", "pixart")
+TRAINED = (*FAMILIES, "flux")
 RANK, LORA_ALPHA = 2, 6.0
-SIZE_PX = 16
-CLIP_LENGTH, T5_LENGTH = 12, 10
+LORA_TARGETS = (
+    *("to_q", "to_k", "to_v", "to_out.0"),
+    *("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
+)
 
 
 def tiny_pipeline(family: str, *, dtype: torch.dtype = torch.float64, seed: int = 0):
     """Return a stock pipeline of 16 px pictures and 8 × 8 latents; it makes no noise on stderr."""
-    pipe = _BUILDERS[family](seed).to(dtype)
+    pipe = BUILDERS[family](seed).to(dtype)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -59,7 +66,7 @@ def tiny_call(family: str) -> dict:
             "use_resolution_binning": False,
             "clean_caption": False,
         }
-    return arguments
+    return {**arguments, **NEWER_CALLS.get(family, {})}
 
 
 def picture() -> Image.Image:
@@ -92,7 +99,7 @@ def tiny_adapter(denoiser: nn.Module, *, seed: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, layer in denoiser.named_modules():
-        if isinstance(layer, nn.Linear) and name.endswith(family_targets(denoiser)):
+        if isinstance(layer, nn.Linear) and name.endswith(LORA_TARGETS):
             for part, shape in (
                 ("A", (RANK, layer.in_features)),
                 ("B", (layer.out_features, RANK)),
@@ -104,7 +111,7 @@ def tiny_adapter(denoiser: nn.Module, *, seed: int) -> dict[str, torch.Tensor]:
 
 def tiny_twin(denoiser: nn.Module, *, seed: int) -> nn.Module:
     """Return a model of the same architecture with other weights."""
-    return _big(copy.deepcopy(denoiser), seed=seed)
+    return big(copy.deepcopy(denoiser), seed=seed)
 
 
 def merged(denoiser: nn.Module, adapter: dict[str, torch.Tensor]) -> nn.Module:
@@ -118,27 +125,6 @@ def merged(denoiser: nn.Module, adapter: dict[str, torch.Tensor]) -> nn.Module:
     return twin
 
 
-def family_targets(denoiser: nn.Module) -> tuple[str, ...]:
-    joint = isinstance(denoiser, SD3Transformer2DModel)
-    own = ("to_q", "to_k", "to_v", "to_out.0")
-    return (*own, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out") if joint else own
-
-
-def _big(model: nn.Module, *, seed: int) -> nn.Module:
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            noise = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
-            if weight.ndim > 1:
-                fan_in = weight[0].numel()
-                weight.copy_(noise * (0.25 if fan_in < 64 else 2.0 / fan_in**0.5))
-            elif "norm" in name and name.endswith("weight"):
-                weight.copy_(1 + 0.05 * noise)
-            else:
-                weight.copy_(0.05 * noise)
-    return model.eval()
-
-
 def _unet(seed: int, **config) -> UNet2DConditionModel:
     common = {
         "layers_per_block": 1,
@@ -147,76 +133,15 @@ def _unet(seed: int, **config) -> UNet2DConditionModel:
         "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
         "norm_num_groups": 2,
     }
-    return _big(UNet2DConditionModel(**common, **config), seed=seed)
-
-
-def _vae(seed: int) -> AutoencoderKL:
-    vae = AutoencoderKL(
-        block_out_channels=(4, 4),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        norm_num_groups=2,
-        sample_size=SIZE_PX,
-        shift_factor=0.1,
-    )
-    return _big(vae, seed=seed)
-
-
-def _clip(seed: int, kind: type, *, width: int) -> nn.Module:
-    config = CLIPTextConfig(
-        vocab_size=len(_clip_vocabulary()),
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=CLIP_LENGTH,
-        projection_dim=width,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
-    return _big(kind(config), seed=seed)
-
-
-def _t5(seed: int, *, width: int) -> T5EncoderModel:
-    config = T5Config(
-        vocab_size=len(_t5_vocabulary()),
-        d_model=width,
-        d_kv=8,
-        d_ff=2 * width,
-        num_layers=1,
-        num_heads=2,
-    )
-    return _big(T5EncoderModel(config), seed=seed)
-
-
-def _clip_vocabulary() -> dict[str, int]:
-    pieces = ["<|startoftext|>", "<|endoftext|>"]
-    for letter in string.ascii_lowercase + string.digits:
-        pieces += [letter, f"{letter}</w>"]
-    return {piece: index for index, piece in enumerate(pieces)}
-
-
-def _t5_vocabulary() -> list[tuple[str, float]]:
-    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
-    return [*special, *((letter, -3.0) for letter in string.ascii_lowercase)]
-
-
-def _clip_tokenizer() -> CLIPTokenizer:
-    return CLIPTokenizer(vocab=_clip_vocabulary(), merges=[], model_max_length=CLIP_LENGTH)
-
-
-def _t5_tokenizer() -> T5Tokenizer:
-    return T5Tokenizer(vocab=_t5_vocabulary(), extra_ids=0, model_max_length=T5_LENGTH)
+    return big(UNet2DConditionModel(**common, **config), seed=seed)
 
 
 def _sd15(seed: int) -> StableDiffusionPipeline:
     return StableDiffusionPipeline(
         unet=_unet(seed, block_out_channels=(8, 16), cross_attention_dim=32, attention_head_dim=4),
-        vae=_vae(seed),
-        text_encoder=_clip(seed, CLIPTextModel, width=32),
-        tokenizer=_clip_tokenizer(),
+        vae=vae(seed),
+        text_encoder=clip(seed, CLIPTextModel, width=32),
+        tokenizer=clip_tokenizer(),
         scheduler=DDIMScheduler(clip_sample=False, steps_offset=1),
         safety_checker=None,
         feature_extractor=None,
@@ -238,11 +163,11 @@ def _sdxl(seed: int) -> StableDiffusionXLPipeline:
     )
     return StableDiffusionXLPipeline(
         unet=unet,
-        vae=_vae(seed),
-        text_encoder=_clip(seed, CLIPTextModel, width=16),
-        text_encoder_2=_clip(seed + 1, CLIPTextModelWithProjection, width=16),
-        tokenizer=_clip_tokenizer(),
-        tokenizer_2=_clip_tokenizer(),
+        vae=vae(seed),
+        text_encoder=clip(seed, CLIPTextModel, width=16),
+        text_encoder_2=clip(seed + 1, CLIPTextModelWithProjection, width=16),
+        tokenizer=clip_tokenizer(),
+        tokenizer_2=clip_tokenizer(),
         scheduler=DDIMScheduler(clip_sample=False, steps_offset=1),
         add_watermarker=False,
     )
@@ -263,14 +188,14 @@ def _sd3(seed: int) -> StableDiffusion3Pipeline:
         pos_embed_max_size=8,
     )
     return StableDiffusion3Pipeline(
-        transformer=_big(transformer, seed=seed),
-        vae=_vae(seed),
-        text_encoder=_clip(seed, CLIPTextModelWithProjection, width=16),
-        text_encoder_2=_clip(seed + 1, CLIPTextModelWithProjection, width=16),
-        text_encoder_3=_t5(seed, width=32),
-        tokenizer=_clip_tokenizer(),
-        tokenizer_2=_clip_tokenizer(),
-        tokenizer_3=_t5_tokenizer(),
+        transformer=big(transformer, seed=seed),
+        vae=vae(seed),
+        text_encoder=clip(seed, CLIPTextModelWithProjection, width=16),
+        text_encoder_2=clip(seed + 1, CLIPTextModelWithProjection, width=16),
+        text_encoder_3=t5(seed, width=32),
+        tokenizer=clip_tokenizer(),
+        tokenizer_2=clip_tokenizer(),
+        tokenizer_3=t5_tokenizer(),
         scheduler=FlowMatchEulerDiscreteScheduler(),
     )
 
@@ -289,12 +214,12 @@ def _pixart(seed: int) -> PixArtSigmaPipeline:
         use_additional_conditions=False,
     )
     return PixArtSigmaPipeline(
-        transformer=_big(transformer, seed=seed),
-        vae=_vae(seed),
-        text_encoder=_t5(seed, width=32),
-        tokenizer=_t5_tokenizer(),
+        transformer=big(transformer, seed=seed),
+        vae=vae(seed),
+        text_encoder=t5(seed, width=32),
+        tokenizer=t5_tokenizer(),
         scheduler=DDIMScheduler(clip_sample=False, steps_offset=1),
     )
 
 
-_BUILDERS = {"sd15": _sd15, "sdxl": _sdxl, "sd3": _sd3, "pixart": _pixart}
+BUILDERS = {"sd15": _sd15, "sdxl": _sdxl, "sd3": _sd3, "pixart": _pixart, **NEWER}

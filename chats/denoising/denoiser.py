@@ -16,12 +16,10 @@ import torch
 from torch import nn
 
 from chats.denoising.adapter_rows import AdaptedLayers
-from chats.denoising.families import Family
-from chats.denoising.methods import Condition, Role, Term, proxy_condition
+from chats.denoising.conditions import Value, condition_rows
+from chats.denoising.family import Family
+from chats.denoising.methods import Role, Term
 from chats.denoising.pictures import Picture
-from chats.errors import UserError
-
-_CONDITIONS: tuple[Condition, ...] = ("prompt", "null", "proxy")
 
 
 @dataclass
@@ -108,11 +106,11 @@ class GuidedDenoiser:
         self._timesteps = timesteps
         self._cost = cost
         self._pictures: tuple[Picture, ...] = ()
-        self._null: dict[str, torch.Tensor] = {}
-        self._expanded: dict[str, tuple[torch.Tensor, _Plan, torch.Tensor]] = {}
+        self._null: dict[str, Value] = {}
+        self._last: tuple[dict[str, Value], _Plan, dict[str, Value]] | None = None
         self._plans: dict[tuple[tuple[Term, ...], ...], _Plan] = {}
 
-    def set_pictures(self, pictures: tuple[Picture, ...], null: dict[str, torch.Tensor]) -> None:
+    def set_pictures(self, pictures: tuple[Picture, ...], null: dict[str, Value]) -> None:
         """Tell what each picture asks for, and the null condition: argument -> (pictures, ...)."""
         self._pictures = pictures
         self._null = null
@@ -130,45 +128,50 @@ class GuidedDenoiser:
                     f"The pipeline called its denoiser with {len(kwargs[names[0]])} rows for "
                     f"{len(self._pictures)} encoded prompts; it should make one call per step."
                 )
-            plan = self._plan(kwargs["timestep"])
+            plan = self._plan(entry, kwargs[self._family.timestep[0]])
             calls = self._calls(entry, plan, kwargs)
             state.update(plan=plan, calls=calls)
             return (), self._start(calls[0])
 
         def reduce(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
             plan, calls = state.pop("plan"), state.pop("calls")
-            parts = [output[0]]
+            parts = [_stacked(output[0])]
             for call in calls[1:]:
-                parts.append(call.module(**self._start(call))[0])
+                parts.append(_stacked(call.module(**self._start(call))[0]))
             rows = parts[0]
             if len(parts) > 1:
                 order = [row for call in calls for row in call.rows]
                 rows = torch.cat(parts)[
                     _index(sorted(range(len(order)), key=order.__getitem__), rows)
                 ]
-            return (plan.reduce(rows), *output[1:])
+            reduced = plan.reduce(rows)
+            is_list = isinstance(output[0], list)
+            return (list(reduced.unbind()) if is_list else reduced, *output[1:])
 
         with contextlib.ExitStack() as hooks:
             hooks.callback(entry.register_forward_pre_hook(expand, with_kwargs=True).remove)
             hooks.callback(entry.register_forward_hook(reduce, with_kwargs=True).remove)
             yield
 
-    def _plan(self, timestep: torch.Tensor | float) -> _Plan:
+    def _plan(self, entry: nn.Module, told: torch.Tensor | float) -> _Plan:
         whole = all(picture.interval == (0.0, 1.0) for picture in self._pictures)
-        position = 0.0 if whole else self._position(timestep)
+        position = 0.0 if whole else self._position(entry, told)
         terms = tuple(picture.terms_at(position) for picture in self._pictures)
         return self._plans.setdefault(terms, _Plan(terms))
 
-    def _position(self, timestep: torch.Tensor | float) -> float:
-        """Fraction of the scheduler's steps that come before `timestep`.
+    def _position(self, entry: nn.Module, told: torch.Tensor | float) -> float:
+        """Fraction of the scheduler's steps that come before the one the denoiser is told of.
 
         Looked up, not counted: schedulers of higher order call the denoiser twice a step.
         """
-        timestep = torch.as_tensor(timestep).flatten()[0].double().cpu()
+        told = torch.as_tensor(told).flatten()[0].cpu()
         steps = torch.unique_consecutive(self._timesteps().double().cpu())
-        distance = (steps - timestep).abs()
-        if distance.min() > 1e-3 * (1 + timestep.abs()):
-            raise RuntimeError(f"Timestep {timestep} is not one of the scheduler's {steps}.")
+        _, convert = self._family.timestep
+        # Rounded to the number format of the latents first, as the pipelines round it.
+        tellable = convert(steps.to(told.dtype), entry.config).double()
+        distance = (tellable - told.double()).abs()
+        if distance.min() > 1e-3 * (tellable.abs().max() + told.double().abs()):
+            raise RuntimeError(f"Timestep {told} is not one of the scheduler's {tellable}.")
         return int(distance.argmin()) / len(steps)
 
     def _calls(self, entry: nn.Module, plan: _Plan, kwargs: dict[str, Any]) -> list["_Call"]:
@@ -205,40 +208,41 @@ class GuidedDenoiser:
         ):
             return kwargs
         expanded = self._take(kwargs, pictures, num_pictures)
-        for path in (*self._family.conditions, *self._family.masks):
-            prompt = _get(kwargs, path)
-            if prompt is not None:
-                _set(expanded, path, self._condition_rows(path, prompt, plan))
+        for path, rows in self._conditions(kwargs, plan).items():
+            _set(expanded, path, rows)
         return expanded
 
-    def _condition_rows(self, path: str, prompt: torch.Tensor, plan: _Plan) -> torch.Tensor:
-        last = self._expanded.get(path)
-        if last is not None and last[0] is prompt and last[1] is plan:
-            return last[2]
-        null = self._null.get(path, prompt)
-        if null.shape != prompt.shape:
-            raise UserError(
-                f"The prompt's {path} has shape {tuple(prompt.shape)}, the null prompt's "
-                f"{tuple(null.shape)}. Pass the prompt as text, or embeddings made with the "
-                "pipeline's own encode_prompt."
-            )
-        null = null.to(prompt.device, prompt.dtype)
-        proxy = prompt
-        if path in self._family.conditions:
-            alpha = prompt.new_tensor([picture.alpha for picture in self._pictures])
-            proxy = proxy_condition(prompt, null, alpha.view(-1, *[1] * (prompt.ndim - 1)))
-        places = [
-            picture + len(prompt) * _CONDITIONS.index(term.condition) for picture, term in plan.rows
-        ]
-        rows = torch.cat([prompt, null, proxy])[_index(places, prompt)]
-        self._expanded[path] = (prompt, plan, rows)
-        return rows
+    def _conditions(self, kwargs: dict[str, Any], plan: _Plan) -> dict[str, Value]:
+        """Build the text arguments of all rows, once for all steps with the same plan."""
+        prompt = {
+            path: _get(kwargs, path) for path in (*self._family.conditions, *self._family.masks)
+        }
+        if self._last is not None:
+            known, last_plan, built = self._last
+            if last_plan is plan and all(prompt[path] is known[path] for path in prompt):
+                return built
+        built = condition_rows(
+            prompt,
+            self._null,
+            family=self._family,
+            alphas=[picture.alpha for picture in self._pictures],
+            rows=[(picture, term.condition) for picture, term in plan.rows],
+        )
+        self._last = prompt, plan, built
+        return built
 
     def _take(self, kwargs: dict[str, Any], rows: list[int], num_rows: int) -> dict[str, Any]:
         return {
-            name: value if name in self._family.unbatched else _take_rows(value, rows, num_rows)
+            name: value
+            if name in self._family.unbatched
+            else self._pick(name, value, rows, num_rows)
             for name, value in kwargs.items()
         }
+
+    def _pick(self, name: str, value: Any, rows: list[int], num_rows: int) -> Any:
+        if name in self._family.per_sample:
+            return [value[row] for row in rows] if len(value) == num_rows else value
+        return _take_rows(value, rows, num_rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,6 +265,11 @@ def _take_rows(value: Any, rows: list[int], num_rows: int) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_take_rows(part, rows, num_rows) for part in value)
     return value
+
+
+def _stacked(output: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
+    """Return predictions as one tensor; some denoisers give a list with one per row."""
+    return torch.stack(output) if isinstance(output, list) else output
 
 
 def _index(places: list[int], like: torch.Tensor) -> torch.Tensor:

@@ -1,63 +1,19 @@
 """What differs from one family of models to the next: one table, torch-free.
 
-A new family is one more entry: the names of its pipelines, of its denoiser, and of the arguments
-that carry the text condition.
+A new family is one more entry, see `Family`: the names of its pipelines, of its denoiser, and of
+the arguments that carry the text condition.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from chats.denoising.family import (
+    JOINT_ATTENTION,
+    Family,
+    in_own_scale,
+    in_unit,
+    reversed_in_unit,
+)
 from chats.errors import UserError
-
-_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-_JOINT_ATTENTION = (*_ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """How the pipelines of one family call their denoiser."""
-
-    name: str
-    """Short name, written into a pair's metadata."""
-
-    pipelines: tuple[str, ...]
-    """Names of the diffusers pipeline classes that are known to work."""
-
-    denoiser: Literal["unet", "transformer"]
-    """Attribute of the pipeline that holds the denoiser, and prefix of its LoRA weights."""
-
-    denoiser_class: str
-    """Name of the denoiser's diffusers class."""
-
-    conditions: Mapping[str, int]
-    """Denoiser argument (dotted where nested) -> its place in what encode_prompt returns.
-    The proxy condition combines these."""
-
-    masks: Mapping[str, int] = field(default_factory=dict)
-    """The same for attention masks; the proxy condition takes the prompt's."""
-
-    size_ids: str | None = None
-    """Denoiser argument that says the picture's size: (height, width, top, left, height, width)."""
-
-    constants: Mapping[str, Mapping[str, None]] = field(default_factory=dict)
-    """Denoiser arguments that must be given and are the same in every training call."""
-
-    encode_arguments: Mapping[str, None] = field(default_factory=dict)
-    """What encode_prompt must be given beside the prompt."""
-
-    unbatched: frozenset[str] = frozenset()
-    """Denoiser arguments without a batch axis, whatever their shape."""
-
-    cfg_off: Mapping[str, float] = field(default_factory=lambda: {"guidance_scale": 1.0})
-    """Pipeline arguments that switch its own guidance off: it then makes one conditional call."""
-
-    lora_targets: tuple[str, ...] = _ATTENTION
-    """Ends of the names of the layers that a LoRA pair adapts."""
-
-    num_steps: int = 50
-    """Default number of denoising steps."""
-
 
 FAMILIES: tuple[Family, ...] = (
     Family(
@@ -70,6 +26,7 @@ FAMILIES: tuple[Family, ...] = (
         denoiser="unet",
         denoiser_class="UNet2DConditionModel",
         conditions={"encoder_hidden_states": 0},
+        trains=True,
     ),
     Family(
         name="sdxl",
@@ -82,6 +39,7 @@ FAMILIES: tuple[Family, ...] = (
         denoiser_class="UNet2DConditionModel",
         conditions={"encoder_hidden_states": 0, "added_cond_kwargs.text_embeds": 2},
         size_ids="added_cond_kwargs.time_ids",
+        trains=True,
     ),
     Family(
         name="sd3",
@@ -94,8 +52,9 @@ FAMILIES: tuple[Family, ...] = (
         denoiser_class="SD3Transformer2DModel",
         conditions={"encoder_hidden_states": 0, "pooled_projections": 2},
         encode_arguments={"prompt_2": None, "prompt_3": None},
-        lora_targets=_JOINT_ATTENTION,
+        lora_targets=JOINT_ATTENTION,
         num_steps=28,
+        trains=True,
     ),
     Family(
         name="pixart",
@@ -106,6 +65,99 @@ FAMILIES: tuple[Family, ...] = (
         masks={"encoder_attention_mask": 1},
         constants={"added_cond_kwargs": {"resolution": None, "aspect_ratio": None}},
         num_steps=20,
+        trains=True,
+    ),
+    Family(
+        name="flux",
+        pipelines=("FluxPipeline",),
+        denoiser="transformer",
+        denoiser_class="FluxTransformer2DModel",
+        conditions={"encoder_hidden_states": 0, "pooled_projections": 1},
+        timestep=("timestep", in_unit),
+        unbatched=frozenset({"txt_ids", "img_ids"}),
+        packed=True,
+        patch_size=2,
+        default_side=128,
+        cfg_off={"true_cfg_scale": 1.0},
+        embedded_guidance={"guidance_scale": 1.0},
+        lora_targets=JOINT_ATTENTION,
+        num_steps=28,
+        trains=True,
+    ),
+    Family(
+        name="auraflow",
+        pipelines=("AuraFlowPipeline",),
+        denoiser="transformer",
+        denoiser_class="AuraFlowTransformer2DModel",
+        conditions={"encoder_hidden_states": 0},
+        timestep=("timestep", in_unit),
+        default_side=128,
+        lora_targets=JOINT_ATTENTION,
+    ),
+    Family(
+        name="sana",
+        pipelines=("SanaPipeline",),
+        denoiser="transformer",
+        denoiser_class="SanaTransformer2DModel",
+        conditions={"encoder_hidden_states": 0},
+        masks={"encoder_attention_mask": 1},
+        null_offset=2,
+        timestep=("timestep", in_own_scale),
+        num_steps=20,
+    ),
+    Family(
+        name="lumina2",
+        pipelines=("Lumina2Pipeline",),
+        denoiser="transformer",
+        denoiser_class="Lumina2Transformer2DModel",
+        conditions={"encoder_hidden_states": 0},
+        masks={"encoder_attention_mask": 1},
+        null_offset=2,
+        timestep=("timestep", reversed_in_unit),
+        num_steps=30,
+    ),
+    Family(
+        name="chroma",
+        pipelines=("ChromaPipeline",),
+        denoiser="transformer",
+        denoiser_class="ChromaTransformer2DModel",
+        conditions={"encoder_hidden_states": 0},
+        masks={"attention_mask": 2},
+        timestep=("timestep", in_unit),
+        unbatched=frozenset({"txt_ids", "img_ids"}),
+        packed=True,
+        patch_size=2,
+        default_side=128,
+        lora_targets=JOINT_ATTENTION,
+        num_steps=35,
+    ),
+    Family(
+        name="qwen-image",
+        pipelines=("QwenImagePipeline",),
+        denoiser="transformer",
+        denoiser_class="QwenImageTransformer2DModel",
+        conditions={"encoder_hidden_states": 0},
+        masks={"encoder_hidden_states_mask": 1},
+        varying_length=True,
+        timestep=("timestep", in_unit),
+        per_sample=frozenset({"img_shapes"}),
+        packed=True,
+        default_side=128,
+        cfg_off={"true_cfg_scale": 1.0},
+        lora_targets=JOINT_ATTENTION,
+    ),
+    Family(
+        name="z-image",
+        pipelines=("ZImagePipeline",),
+        denoiser="transformer",
+        denoiser_class="ZImageTransformer2DModel",
+        conditions={"cap_feats": 0},
+        varying_length=True,
+        timestep=("t", reversed_in_unit),
+        per_sample=frozenset({"x", "cap_feats"}),
+        patch_size=2,
+        default_side=128,
+        cfg_off={"guidance_scale": 0.0},
     ),
 )
 
@@ -138,12 +190,20 @@ def family_named(name: str) -> Family:
     raise UserError(f"There is no model family {name!r}; the families are {known}.")
 
 
+def require_trainable(family: Family) -> None:
+    """Refuse a family that can only be sampled.
+
+    Raises:
+        UserError: says which can be trained.
+    """
+    if not family.trains:
+        known = ", ".join(family.name for family in FAMILIES if family.trains)
+        raise UserError(
+            f"Models of the family {family.name!r} can be sampled, but pairs for them can't be "
+            f"trained yet. The families that can are {known}."
+        )
+
+
 def denoiser_of(pipe: Any) -> Any:
     """Return the pipeline's denoiser, its UNet or transformer."""
     return getattr(pipe, family_of(pipe).denoiser)
-
-
-def default_size_px(pipe: Any) -> int:
-    """Return the width and height that the pipeline makes when none is asked for, in pixels."""
-    size = denoiser_of(pipe).config.sample_size
-    return (size if isinstance(size, int) else size[0]) * pipe.vae_scale_factor

@@ -39,12 +39,15 @@ def build_scheduler(name: SchedulerName, *, model_scheduler: SchedulerMixin) -> 
         UserError: a sampler for diffusion models was asked of a flow-matching model.
     """
     config = model_scheduler.config
-    flow = isinstance(model_scheduler, FlowMatchEulerDiscreteScheduler)
-    if name == "default" or (flow and name == "euler"):
+    is_euler = isinstance(model_scheduler, FlowMatchEulerDiscreteScheduler)
+    if name == "default" or (is_euler and name == "euler"):
         return type(model_scheduler).from_config(config)
-    if not flow:
+    if not is_euler and config.get("prediction_type") != "flow_prediction":
         kind, settings = _DIFFUSION[name]
         return kind.from_config(config, **settings)
+    shift = config.get("shift", config.get("flow_shift", 1.0))
+    if name == "euler":
+        return FlowMatchEulerDiscreteScheduler(config.num_train_timesteps, shift=shift)
     if name not in _FLOW_SOLVERS:
         fitting = ", ".join(("default", "euler", *_FLOW_SOLVERS))
         raise UserError(
@@ -61,6 +64,6 @@ def build_scheduler(name: SchedulerName, *, model_scheduler: SchedulerMixin) -> 
         num_train_timesteps=config.num_train_timesteps,
         prediction_type="flow_prediction",
         use_flow_sigmas=True,
-        flow_shift=config.get("shift", 1.0),
+        flow_shift=shift,
         **settings,
     )

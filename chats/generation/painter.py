@@ -16,6 +16,7 @@ import chats
 from chats.config import GenerationConfig, Row
 from chats.errors import UserError
 from chats.generation.events import StepEvent
+from chats.generation.noise import starting_noise
 from chats.generation.previews import preview_images
 from chats.models.manager import Lease, ModelManager, free_memory
 
@@ -114,6 +115,7 @@ class Painter:
         """Call the stock pipeline once for all `rows`."""
         config, pipeline = self._config, self._lease.pipeline
         generators = [torch.Generator("cpu").manual_seed(row.seed) for row in rows]
+        noise = starting_noise(pipeline, generators, width=config.width, height=config.height)
         guided = chats.guidance(
             pipeline,
             self._lease.pair,
@@ -130,18 +132,11 @@ class Painter:
                 width=config.width,
                 height=config.height,
                 generator=generators,
-                latents=self._noise(generators),
+                latents=noise.to(self._manager.device, self._manager.dtype),
                 **_call_options(pipeline, on_step=self._on_step),
             ).images
         self.num_predictions += cost.num_rows
         return images
-
-    def _noise(self, generators: Sequence[torch.Generator]) -> torch.Tensor:
-        config = self._config
-        noise = draw_noise(
-            self._lease.pipeline, generators, width=config.width, height=config.height
-        )
-        return noise.to(self._manager.device, self._manager.dtype)
 
     def _on_step(self, index: int, latents: torch.Tensor) -> None:
         """Tell of step `index` (from 0) of the part that is being painted."""
@@ -174,7 +169,8 @@ class Painter:
         every = self._config.preview_every
         if every == 0 or step % every or step == num_steps:
             return ()
-        current = preview_images(self._lease.pipeline, latents)
+        width, height = self._config.width, self._config.height
+        current = preview_images(self._lease.pipeline, latents, width=width, height=height)
         return (*self.images, *current) if current else ()
 
     def _announce_end(self) -> None:
@@ -183,22 +179,6 @@ class Painter:
                 return self._events.put(None, timeout=_POLL_SECONDS)
             except queue.Full:
                 continue
-
-
-def draw_noise(
-    pipeline: DiffusionPipeline,
-    generators: Sequence[torch.Generator],
-    *,
-    width: int,
-    height: int,
-) -> torch.Tensor:
-    """Return the latents to start from, one picture for each generator, `(B, C, h, w)`.
-
-    Drawn in float32 on the generators' device: on the CPU a seed means the same noise everywhere.
-    """
-    factor = pipeline.vae_scale_factor
-    shape = (1, pipeline.vae.config.latent_channels, height // factor, width // factor)
-    return torch.cat([torch.randn(shape, generator=generator) for generator in generators])
 
 
 def plain_options(pipeline: DiffusionPipeline) -> dict[str, Any]:

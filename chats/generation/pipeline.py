@@ -16,8 +16,11 @@ import torch
 
 from chats.config import DEFAULT_ALPHA, DEFAULT_SCALE, MethodName
 from chats.denoising.adapter_rows import mixed_rows
+from chats.denoising.calls import plain_encoding
+from chats.denoising.conditions import Value, all_tokens, same_length
 from chats.denoising.denoiser import Cost, GuidedDenoiser, Models
-from chats.denoising.families import Family, denoiser_of, family_of
+from chats.denoising.families import denoiser_of, family_of
+from chats.denoising.family import Family
 from chats.denoising.pictures import Picture, PictureSettings
 from chats.errors import UserError
 from chats.pairs.pair import Pair
@@ -26,6 +29,9 @@ from chats.pairs.roles import models_of
 _WITHOUT_EFFECT = {
     "guidance_rescale": "It would rescale the pipeline's own guidance, which is off.",
     "skip_guidance_layers": "It belongs to the pipeline's own guidance, which is off.",
+    "cfg_normalization": "It belongs to the pipeline's own guidance, which is off.",
+    "cfg_trunc_ratio": "It belongs to the pipeline's own guidance, which is off.",
+    "cfg_truncation": "It belongs to the pipeline's own guidance, which is off.",
     "ip_adapter_image": "Image prompts have no null condition here.",
     "ip_adapter_image_embeds": "Image prompts have no null condition here.",
 }
@@ -147,6 +153,7 @@ class _Session:
         self._models = models
         self._null_prompt = null_prompt
         self._cost = cost
+        self._copies = 1
         self._busy = threading.Lock()
         self._denoiser: GuidedDenoiser | None = None
 
@@ -185,43 +192,64 @@ class _Session:
         for name, value in bound.arguments.items():
             self._check_argument(name, value, default=signature.parameters[name].default)
         bound.arguments.update(self._family.cfg_off)
+        bound.arguments = {**self._family.embedded_guidance, **bound.arguments}
+        if isinstance(bound.arguments.get("prompt"), list):
+            # Some pipelines (Z-Image) write their template into the caller's own list.
+            bound.arguments["prompt"] = list(bound.arguments["prompt"])
+        # Of some, encode_prompt does not know how many pictures a prompt becomes.
+        knows = "num_images_per_prompt" in inspect.signature(stock.encode_prompt).parameters
+        self._copies = 1 if knows else bound.arguments.get("num_images_per_prompt") or 1
         return bound
 
-    def encoded(
-        self, pipe: Any, encode: Callable, args: tuple, kwargs: dict, prompt: tuple
-    ) -> None:
+    def encoded(self, encode: Callable, args: tuple, kwargs: dict, prompt: tuple) -> None:
         """Encode the null prompt with the settings that the prompt was just encoded with."""
         if self._denoiser is None:
             return
-        pictures = self._settings.pictures(len(prompt[0]))
-        null: dict[str, torch.Tensor] = {}
+        pictures = self._settings.pictures(len(prompt[0]) * self._copies)
+        null: dict[str, Value] = {}
         if any(term.condition != "prompt" for picture in pictures for term in picture.terms):
-            null = self._null(pipe, encode, args, kwargs, prompt=prompt, pictures=pictures)
+            null = self._null(encode, args, kwargs, prompt=prompt, pictures=pictures)
         self._denoiser.set_pictures(pictures, null)
 
     def _null(
         self,
-        pipe: Any,
         encode: Callable,
         args: tuple,
         kwargs: dict,
         *,
         prompt: tuple,
         pictures: Sequence[Picture],
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict[str, Value]:
+        family = self._family
+        texts = list(dict.fromkeys(picture.negative_prompt for picture in pictures))
+        encoded = encode(
+            **_null_arguments(encode, args, kwargs, texts=texts, negative=family.null_offset > 0)
+        )
+        which = [texts.index(picture.negative_prompt) for picture in pictures]
         zeros = [
             i
             for i, picture in enumerate(pictures)
             if self._null_prompt == "zeros" and not picture.negative_prompt
         ]
-        texts = list(dict.fromkeys(picture.negative_prompt for picture in pictures))
-        encoded = encode(**_null_arguments(encode, args, kwargs, texts=texts))
-        which = [texts.index(picture.negative_prompt) for picture in pictures]
-        null = {}
-        for path, place in {**self._family.conditions, **self._family.masks}.items():
-            null[path] = encoded[place][which]
+        null: dict[str, Value] = {}
+        for path, place in family.conditions.items():
+            value = encoded[place + family.null_offset]
+            if isinstance(value, list):
+                null[path] = [value[i] for i in which]
+                for i in zeros:
+                    null[path][i] = torch.zeros_like(prompt[place][i // self._copies])
+            else:
+                null[path] = value[which]
+                null[path][zeros] = 0
+        for path, place in family.masks.items():
+            value, own = encoded[place + family.null_offset], prompt[place]
+            if family.varying_length:
+                value = all_tokens(encoded[0]) if value is None else value
+                own = all_tokens(prompt[0]) if own is None else own
+                value, own = same_length(value, own)
+            null[path] = value[which]
             # A dropped prompt as in training: zeros under the prompt's own mask.
-            null[path][zeros] = 0 if path in self._family.conditions else prompt[place][zeros]
+            null[path][zeros] = own[zeros]
         return null
 
     def _check_argument(self, name: str, value: Any, *, default: Any) -> None:
@@ -263,7 +291,7 @@ def _guided_class(stock: type, session: _Session) -> type:
         @functools.wraps(stock.encode_prompt)
         def encode_prompt(self, *args: Any, **kwargs: Any) -> Any:
             prompt = super().encode_prompt(*args, **kwargs)
-            session.encoded(self, super().encode_prompt, args, kwargs, prompt)
+            session.encoded(super().encode_prompt, args, kwargs, prompt)
             return prompt
 
     Guided.__name__, Guided.__qualname__ = stock.__name__, stock.__qualname__
@@ -272,18 +300,19 @@ def _guided_class(stock: type, session: _Session) -> type:
 
 
 def _null_arguments(
-    encode: Callable, args: tuple, kwargs: dict, *, texts: Sequence[str]
+    encode: Callable, args: tuple, kwargs: dict, *, texts: Sequence[str], negative: bool
 ) -> dict[str, Any]:
-    """Return the arguments of the prompt's encoding, with `texts` in the prompt's place."""
+    """Return the arguments of the prompt's encoding, with `texts` in the prompt's place.
+
+    With `negative` they stand in the negative prompt's place too, and both are encoded.
+    """
     signature = inspect.signature(encode)
     arguments = dict(signature.bind(*args, **kwargs).arguments)
     for name in arguments:
-        if "prompt" in name and name != "num_images_per_prompt":
+        if "prompt" in name and name not in ("num_images_per_prompt", "system_prompt"):
             default = signature.parameters[name].default
             arguments[name] = None if default is inspect.Parameter.empty else default
-    return {
-        **arguments,
-        "prompt": list(texts),
-        "num_images_per_prompt": 1,
-        "do_classifier_free_guidance": False,
-    }
+    ours = plain_encoding(encode) | {"prompt": list(texts)}
+    if negative:
+        ours |= {"negative_prompt": list(texts), "do_classifier_free_guidance": True}
+    return {**arguments, **ours}

@@ -1,28 +1,56 @@
 """Pictures of latents that are still noisy, cheap enough to make one at every step."""
 
+from typing import Any
+
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 from torch.nn import functional
 
-_MAX_SIDE = 32  # latents; a larger picture is previewed smaller: 1/16 of the cost at 1024 px
+from chats.denoising.families import family_of
+from chats.denoising.packing import unpack
+
+_MAX_SIDE_PX = 256  # a larger picture is previewed smaller: 1/16 of the cost at 1024 px
 
 
 @torch.no_grad()
-def preview_images(pipeline: DiffusionPipeline, latents: torch.Tensor) -> tuple[Image.Image, ...]:
-    """Decode current latents `(B, C, h, w)` into one small picture each.
+def preview_images(
+    pipeline: DiffusionPipeline, latents: torch.Tensor, *, width: int, height: int
+) -> tuple[Image.Image, ...]:
+    """Decode current latents `(B, C, h, w)` or packed into one small picture each.
 
     Latents of samplers that let the noise grow with σ are first brought back to the size of data.
     Returns nothing for an autoencoder that overflows in float16, which pipelines decode in float32.
+
+    Args:
+        pipeline: whose latents they are.
+        latents: as the pipeline tells them to its callback.
+        width: of the whole picture, in pixels.
+        height: of the whole picture, in pixels.
     """
     vae = pipeline.vae
     if vae.dtype == torch.float16 and vae.config.get("force_upcast"):
         return ()
+    factor = pipeline.vae_scale_factor
+    if family_of(pipeline).packed:
+        latents = unpack(latents, height=height // factor, width=width // factor)
     latents = latents.float()
     latents = latents / latents.std(dim=(1, 2, 3), keepdim=True).clamp(min=1)
-    shrink = _MAX_SIDE / max(latents.shape[-2:])
+    shrink = _MAX_SIDE_PX / (factor * max(latents.shape[-2:]))
     if shrink < 1:
         latents = functional.interpolate(latents, scale_factor=shrink, mode="area")
-    scaled = latents / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0)
-    decoded = vae.decode(scaled.to(vae.dtype), return_dict=False)[0]
-    return tuple(pipeline.image_processor.postprocess(decoded.float(), output_type="pil"))
+    decoded = _decode(vae, latents).float()
+    return tuple(pipeline.image_processor.postprocess(decoded, output_type="pil"))
+
+
+def _decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    if vae.config.get("latents_mean") is None:
+        scaled = latents / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0)
+        return vae.decode(scaled.to(vae.dtype), return_dict=False)[0]
+    # Qwen-Image's autoencoder is one for videos: a picture is their first frame.
+    mean, std = (
+        latents.new_tensor(vae.config[name]).view(1, -1, 1, 1)
+        for name in ("latents_mean", "latents_std")
+    )
+    frames = (latents * std + mean).unsqueeze(2).to(vae.dtype)
+    return vae.decode(frames, return_dict=False)[0][:, :, 0]

@@ -1,13 +1,13 @@
 """From the name of a model to a pipeline on the device: every check before every load."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
 
-from chats.denoising.families import FAMILIES, default_size_px, denoiser_of
+from chats.denoising.families import FAMILIES
+from chats.denoising.sizes import default_size_px
 from chats.errors import UserError
 from chats.pairs import hub, released
 from chats.pairs.pair import Pair, load_pair
@@ -87,16 +87,6 @@ def model_bytes(folder: Path, *, dtype: torch.dtype) -> int:
     if released.is_released(folder):
         return weight_bytes(folder, bytes_per_float=size)
     return sum(weight_bytes(part, bytes_per_float=size) for part in component_folders(folder))
-
-
-def size_factor_px(pipeline: DiffusionPipeline) -> int:
-    """Return what width and height must be divisible by, in pixels.
-
-    A latent of the autoencoder covers `vae_scale_factor` pixels, a transformer's patch several
-    latents, and the stock pipelines refuse what 8 does not divide.
-    """
-    patch = denoiser_of(pipeline).config.get("patch_size") or 1
-    return math.lcm(8, pipeline.vae_scale_factor * patch)
 
 
 def choose_device(name: str | None) -> torch.device:

@@ -12,8 +12,10 @@ import torch
 from diffusers import DiffusionPipeline
 
 from chats.config import SchedulerName
-from chats.denoising.families import Family, default_size_px, family_of
+from chats.denoising.families import family_of
+from chats.denoising.family import Family
 from chats.denoising.schedulers import build_scheduler
+from chats.denoising.sizes import default_size_px, size_factor_px
 from chats.models.leases import LeaseCache
 from chats.models.loading import (
     LoadedModel,
@@ -22,7 +24,6 @@ from chats.models.loading import (
     load_model,
     model_bytes,
     resolve_model,
-    size_factor_px,
 )
 from chats.pairs import hub
 from chats.pairs.pair import Pair, load_pair, locate_pair

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from chats.denoising.families import Family
+from chats.denoising.family import Family
 from chats.errors import UserError
 from chats.pairs.weight_files import check_weight_files, read_json
 

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 from chats.errors import UserError
-from chats.pairs.weight_files import VARIANT_MARKS
+from chats.pairs.weight_files import VARIANT_MARKS, local_folder
 
-_TEXT_FILES = ("*.json", "*.txt", "*.model")
+_TEXT_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 _WEIGHT_FILES = ("*/*.safetensors",)
 _LEFT_OUT = (
     *(f"*{mark}*" for mark in VARIANT_MARKS),
@@ -37,6 +37,18 @@ def fetch(repo_id: str) -> Path:
         UserError: no such repository, no access to it, or the Hub cannot be reached.
     """
     return _fetch(repo_id, patterns=(*_TEXT_FILES, *_WEIGHT_FILES))
+
+
+def file_at_hand(name: str, file: str) -> Path | None:
+    """Return a file of a folder or of a Hub repository that is on this machine already."""
+    if (folder := local_folder(name)) is not None:
+        return folder / file if (folder / file).is_file() else None
+    if not is_hub_id(name):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, file)
+    return Path(found) if isinstance(found, str) else None
 
 
 def _fetch(repo_id: str, *, patterns: tuple[str, ...]) -> Path:

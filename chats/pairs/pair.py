@@ -19,7 +19,8 @@ from torch import nn
 
 from chats.config import DEFAULT_ALPHA, DEFAULT_SCALE, FrozenSettings
 from chats.denoising.adapter_rows import AdaptedLayers, LowRank, adapter_weights
-from chats.denoising.families import Family, family_named
+from chats.denoising.families import family_named
+from chats.denoising.family import Family
 from chats.denoising.methods import Role
 from chats.errors import UserError, explain_validation
 from chats.pairs import hub, released

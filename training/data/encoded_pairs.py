@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from chats.denoising.families import default_size_px
+from chats.denoising.sizes import default_size_px, token_size_px
 from chats.errors import UserError
 from training.config import DataSettings
 from training.data.buckets import bucket_sizes
@@ -131,12 +131,12 @@ def encode_pairs(
 
 
 def _sizes(settings: DataSettings, pipeline: Any) -> tuple[Size, ...]:
-    factor = pipeline.vae_scale_factor
+    factor = token_size_px(pipeline)
     resolution = settings.resolution or default_size_px(pipeline)
     if resolution % factor:
         raise UserError(
             f"data.resolution {resolution} must be divisible by {factor}, "
-            f"the factor by which this model's latents are smaller than its pictures."
+            f"the side of one of this model's tokens or latents in pixels."
         )
     return (
         bucket_sizes(resolution, factor=factor) if settings.buckets else ((resolution, resolution),)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from chats.denoising.calls import plain_encoding
 from chats.denoising.families import family_of
 from chats.errors import UserError
 from training.config import DataSettings
@@ -131,8 +132,7 @@ def encode_prompts(
         pipeline.encode_prompt(
             prompt=list(chunk),
             device=pipeline.text_encoder.device,
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=False,
+            **plain_encoding(pipeline.encode_prompt),
             **family.encode_arguments,
         )
         for chunk in _chunks(prompts, batch_size)

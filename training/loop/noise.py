@@ -1,8 +1,10 @@
 """The noise levels that a model was made for, read from its scheduler, and how they are drawn."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SchedulerMixin
@@ -31,20 +33,22 @@ class NoiseSchedule:
 
     @classmethod
     def from_scheduler(
-        cls, scheduler: SchedulerMixin, *, shift: float | None = None
+        cls, scheduler: SchedulerMixin, *, shift: float | None = None, num_tokens: int | None = None
     ) -> "NoiseSchedule":
         """Read the levels of a diffusers scheduler as the model was trained with them.
 
         Args:
             scheduler: The pipeline's scheduler.
             shift: Flow models: replaces the scheduler's own shift.
+            num_tokens: Tokens of a picture, where the scheduler's own shift depends on them.
 
         Raises:
             UserError: The scheduler's prediction type can't be trained, or it has no shift.
         """
         if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
             num_levels = scheduler.config.num_train_timesteps
-            shift = scheduler.config.shift if shift is None else shift
+            if shift is None:
+                shift = _own_shift(scheduler.config, num_tokens)
             time = torch.arange(1, num_levels + 1) / num_levels
             sigma = shift * time / (1 + (shift - 1) * time)
             return cls("flow", sigma * num_levels, 1 - sigma, sigma)
@@ -105,3 +109,15 @@ class NoiseSchedule:
 
     def __len__(self) -> int:
         return len(self.timesteps)
+
+
+def _own_shift(config: Mapping[str, Any], num_tokens: int | None) -> float:
+    """Return a flow scheduler's shift; for Flux exp(µ), µ linear in the number of tokens."""
+    if not config["use_dynamic_shifting"]:
+        return config["shift"]
+    if num_tokens is None:
+        raise ValueError("This scheduler's shift depends on the number of tokens; give it.")
+    small, large = config["base_image_seq_len"], config["max_image_seq_len"]
+    slope = (config["max_shift"] - config["base_shift"]) / (large - small)
+    mu = config["base_shift"] + slope * (num_tokens - small)
+    return math.exp(mu) if config["time_shift_type"] == "exponential" else mu

@@ -14,7 +14,7 @@ from chats.denoising.adapter_rows import (
     lora_layers,
 )
 from chats.denoising.calls import call_denoiser
-from chats.denoising.families import Family
+from chats.denoising.family import Family
 from chats.errors import UserError
 from chats.objective import Condition, Half, Objective, Prediction, Role
 from training.config import ModelSettings

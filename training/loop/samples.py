@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from chats.config import DEFAULT_ALPHA, GenerationConfig, MethodName, Row
 from chats.denoising.families import default_size_px
 from chats.denoising.methods import needs_pair, uses_alpha
-from chats.generation.painter import draw_noise, plain_options
+from chats.generation.noise import starting_noise
+from chats.generation.painter import plain_options
 from chats.generation.pipeline import guidance
 from chats.generation.png import save_png
 from chats.models.loading import size_factor_px
@@ -159,7 +160,7 @@ class Sampler:
                 [prompt for prompt, _ in rows],
                 num_inference_steps=self._config.samples.num_steps,
                 generator=generators,
-                latents=draw_noise(pipeline, generators, **size).to(self._device),
+                latents=starting_noise(pipeline, generators, **size).to(self._device),
                 **size,
                 **plain_options(pipeline),
             ).images

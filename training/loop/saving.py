@@ -6,7 +6,7 @@ import peft
 import torch
 import transformers
 
-from chats.denoising.families import Family
+from chats.denoising.family import Family
 from chats.pairs.pair import Pair, PairMetadata
 from training.config import TrainingConfig
 from training.data.encoded_pairs import EncodedPairs

@@ -10,7 +10,8 @@ from accelerate import Accelerator, PartialState
 from diffusers import DiffusionPipeline
 from tqdm import tqdm
 
-from chats.denoising.families import denoiser_of, family_of
+from chats.denoising.families import denoiser_of, family_of, require_trainable
+from chats.denoising.sizes import num_tokens
 from chats.errors import UserError
 from chats.models.loading import load_model, resolve_model
 from chats.objective import OBJECTIVES
@@ -121,8 +122,13 @@ def _train(
     config, accelerator, run = session.config, session.accelerator, session.run
     settings = config.optimizer
     family = family_of(pipeline)
+    require_trainable(family)
     objective = OBJECTIVES[config.objective.name]
-    schedule = NoiseSchedule.from_scheduler(pipeline.scheduler, shift=config.noise.shift)
+    schedule = NoiseSchedule.from_scheduler(
+        pipeline.scheduler,
+        shift=config.noise.shift,
+        num_tokens=num_tokens(dataset.latent_shape, denoiser_of(pipeline).config, family),
+    )
     weights = schedule.error_weights(config.noise.min_snr_gamma).to(accelerator.device)
     schedule = schedule.to(accelerator.device)
     pair_model = PairModel(
@@ -274,7 +280,7 @@ def _load_base(name: str) -> DiffusionPipeline:
     loaded = load_model(folder, device=PartialState().device, dtype=torch.float32)
     if loaded.own_pair is not None:
         raise UserError(f"{name} is a trained pair. Set model.base to the model it was made from.")
-    family_of(loaded.pipeline)
+    require_trainable(family_of(loaded.pipeline))
     return loaded.pipeline
 
 

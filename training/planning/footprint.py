@@ -14,7 +14,9 @@ import diffusers
 import torch
 from torch import nn
 
-from chats.denoising.families import FAMILIES, Family
+from chats.denoising.families import FAMILIES, require_trainable
+from chats.denoising.family import Family
+from chats.denoising.sizes import default_side, latent_channels
 from chats.errors import UserError
 from chats.objective import OBJECTIVES
 from chats.pairs.weight_files import read_json
@@ -52,9 +54,10 @@ def footprint(config: TrainingConfig, folder: Path) -> Footprint:
         folder: The base model's; only its small files are read.
 
     Raises:
-        UserError: The model is of no family, or its configuration is damaged.
+        UserError: The model's family can't be trained, or its configuration is damaged.
     """
     family = _family(folder)
+    require_trainable(family)
     denoiser = meta_denoiser(folder, family)
     model = PairModel(
         denoiser,
@@ -63,10 +66,11 @@ def footprint(config: TrainingConfig, folder: Path) -> Footprint:
         family=family,
         seed=config.run.seed,
     ).to("meta")  # adapters are made with content
-    side = _latent_side(config, folder, denoiser)
+    side = _latent_side(config, folder, default=default_side(denoiser.config, family))
     num_rows = config.optimizer.batch_size
     with torch.device("meta"):
-        latents = torch.empty(num_rows, denoiser.config.in_channels, side, side)
+        channels = latent_channels(denoiser.config, family)
+        latents = torch.empty(num_rows, channels, side, side)
         timesteps = torch.empty(num_rows)
         conditions = {
             name: torch.empty(num_rows, *shape)
@@ -123,6 +127,10 @@ _CONDITION_SHAPES: Mapping[str, Callable[[Any], Mapping[str, Shape]]] = {
         "encoder_hidden_states": (77 + 256, config.joint_attention_dim),
         "pooled_projections": (config.pooled_projection_dim,),
     },
+    "flux": lambda config: {
+        "encoder_hidden_states": (512, config.joint_attention_dim),
+        "pooled_projections": (config.pooled_projection_dim,),
+    },
     "pixart": lambda config: {
         "encoder_hidden_states": (300, config.caption_channels),
         "encoder_attention_mask": (300,),
@@ -138,8 +146,8 @@ def _family(folder: Path) -> Family:
     raise UserError(f"{folder.name} is a {name}, which is of no family that can be trained.")
 
 
-def _latent_side(config: TrainingConfig, folder: Path, denoiser: nn.Module) -> int:
+def _latent_side(config: TrainingConfig, folder: Path, *, default: int) -> int:
     if config.data.resolution is None:
-        return denoiser.config.sample_size
+        return default
     num_blocks = len(read_json(folder / "vae" / "config.json")["block_out_channels"])
     return config.data.resolution // 2 ** (num_blocks - 1)

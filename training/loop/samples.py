@@ -17,13 +17,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from chats.config import DEFAULT_ALPHA, GenerationConfig, MethodName, Row
-from chats.denoising.families import default_size_px
 from chats.denoising.methods import needs_pair, uses_alpha
+from chats.denoising.sizes import default_size_px, size_factor_px
 from chats.generation.noise import starting_noise
 from chats.generation.painter import plain_options
 from chats.generation.pipeline import guidance
 from chats.generation.png import save_png
-from chats.models.loading import size_factor_px
 from chats.models.manager import free_memory
 from chats.pairs.pair import Pair, PairMetadata
 from training.config import TrainingConfig

@@ -55,7 +55,10 @@ def run_main(monkeypatch, capsys):
     [
         (["--engine", "ddp"], "--engine belongs to --dry-run"),
         (["--pairs-per-second=3"], "--pairs-per-second belongs to --dry-run"),
-        (["--dry-run", "--engine", "fsdp"], "no engine 'fsdp'; the engines are cpu, ddp, gpu"),
+        (
+            ["--dry-run", "--engine", "zero"],
+            "no engine 'zero'; the engines are cpu, ddp, fsdp, gpu",
+        ),
         (["--dry-run", "--engine", "../recipes/shapes_demo"], "There is no engine"),
         (["--dry-run", "--engine", "ddp"], "Give --num-processes, one for each GPU"),
         (["--dry-run", "--engine", "ddp", "--num-processes", "1"], "must be at least two"),
@@ -150,7 +153,23 @@ def test_a_ddp_run_has_the_batch_and_the_rate_of_all_processes(arguments, run_ma
     )
     assert "48 pairs a step: 8 processes" in told["Course"]
     assert "learning rate 0.048 at its peak" in told["Course"]
-    assert "gradients being exchanged" in printed.out
+    assert "being exchanged" in printed.out
+
+
+def test_shared_out_models_are_told_by_their_parts(arguments, run_main):
+    """Eight processes hold an eighth each; what is whole for a moment is told by itself."""
+    told = {}
+    for engine in ("ddp", "fsdp"):
+        flags = ["--dry-run", "--engine", engine, "--num-processes", "8"]
+        _, printed = run_main([*arguments, *flags, "--model.kind", "full"])
+        told[engine] = {
+            name: float(size)
+            for name, size in re.findall(r"^(\S.*?)\s{2,}([\d.]+)$", printed.out, re.MULTILINE)
+        }
+        assert f"training/engines/{engine}.yaml --num_processes 8" in printed.out
+    for part in ("weights", "gradients", "optimizer state (adamw)"):
+        assert told["fsdp"][part] == pytest.approx(told["ddp"][part] / 8, abs=6e-4)
+    assert 0 < told["fsdp"]["being exchanged"] < told["ddp"]["weights"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU to compare with")

@@ -84,6 +84,22 @@ def test_memory_by_hand():
         "activations": 77,
     }
     assert memory.total == 4 * 129 + 20 * 29 + 77
+    shared_out = memory_estimate(
+        trained=shapes,
+        num_frozen=100,
+        activation_bytes=77,
+        settings=settings,
+        num_processes=2,
+        num_gathered=10,
+    )
+    assert vars(shared_out) == {
+        "weights": 2 * 129,
+        "gradients": 2 * 29,
+        "optimizer": 4 * 29,
+        "average": 2 * 29,
+        "exchange": 4 * 10,
+        "activations": 77,
+    }
     alone = memory_estimate(
         trained=shapes, num_frozen=100, activation_bytes=77, settings=OptimizerSettings()
     )

@@ -188,6 +188,9 @@ class OptimizerSettings(FrozenSettings):
     gradient_checkpointing: bool = False
     """Compute activations again in the backward: less memory, about a third more time."""
 
+    compile: bool = False
+    """Compile the denoisers' repeated blocks, which takes minutes at the start: faster steps."""
+
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """Decay of a moving average of the weights, which then becomes the pair; none keeps none."""
 

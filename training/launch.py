@@ -23,12 +23,14 @@ class Engine:
         num_processes: On all machines together.
         num_machines: Each of them is given the command.
         on_cpu: Whether a GPU is left alone.
+        shares_out: Whether each process holds only a part of the models.
     """
 
     path: Path | None = None
     num_processes: int = 1
     num_machines: int = 1
     on_cpu: bool = False
+    shares_out: bool = False
 
 
 def find_engine(name: str | None, *, num_processes: int | None) -> Engine:
@@ -66,7 +68,13 @@ def find_engine(name: str | None, *, num_processes: int | None) -> Engine:
             f"The engine {name} can't start {number} processes on {num_machines} "
             "machines: each must get as many, and there must be at least two."
         )
-    return Engine(path, number, num_machines, on_cpu=content.get("use_cpu", False))
+    return Engine(
+        path,
+        number,
+        num_machines,
+        on_cpu=content.get("use_cpu", False),
+        shares_out=content["distributed_type"] == "FSDP",
+    )
 
 
 def launch_command(engine: Engine, arguments: Sequence[str]) -> list[str]:

@@ -112,13 +112,7 @@ def carried_adapters(denoiser: nn.Module) -> AdaptedLayers:
             f"The adapters {sorted(active)} are switched on for every row. Switch them off "
             "(layer.set_adapter([]) on each of their layers) and let the rows name them."
         )
-    return {
-        layer: {
-            name: LowRank(layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name])
-            for name in layer.lora_A
-        }
-        for layer in layers
-    }
+    return {layer: _Carried(layer) for layer in layers}
 
 
 def add_pair_adapters(
@@ -177,16 +171,27 @@ def adapter_weights(denoiser: nn.Module, name: str) -> dict[str, torch.Tensor]:
     Raises:
         UserError: the denoiser has no such adapter.
     """
+    return {
+        path: weight.detach().to("cpu", copy=True).contiguous()
+        for path, weight in adapter_parameters(denoiser, name).items()
+    }
+
+
+def adapter_parameters(denoiser: nn.Module, name: str) -> dict[str, nn.Parameter]:
+    """Return one adapter's weights themselves, named '<layer>.lora_A.weight' and so on.
+
+    Raises:
+        UserError: the denoiser has no such adapter.
+    """
     found = adapter_names(denoiser)
     if name not in found:
         raise UserError(f"Unknown adapter name {name!r}; the denoiser has {sorted(found)}.")
-    tensors = {}
-    for path, layer in denoiser.named_modules():
-        if isinstance(layer, LoraLayer) and name in layer.lora_A:
-            for part, modules in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B)):
-                weight = modules[name].weight.detach().to("cpu", copy=True).contiguous()
-                tensors[f"{path}.{part}.weight"] = weight
-    return tensors
+    return {
+        f"{path}.{part}.weight": modules[name].weight
+        for path, layer in denoiser.named_modules()
+        if isinstance(layer, LoraLayer) and name in layer.lora_A
+        for part, modules in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B))
+    }
 
 
 def lora_layers(denoiser: nn.Module) -> list[LoraLayer]:
@@ -210,6 +215,26 @@ def refuse_fused(denoiser: nn.Module) -> None:
             "A LoRA is fused into the denoiser's weights, so it is no longer the base that the "
             "pair was trained from. Call pipe.unfuse_lora() first."
         )
+
+
+class _Carried(Mapping[str, LowRank]):
+    """The adapters of a layer, as they are when they are asked for.
+
+    FSDP puts a layer's whole weights in the place of its shards only while it computes.
+    """
+
+    def __init__(self, layer: LoraLayer) -> None:
+        self._layer = layer
+
+    def __getitem__(self, name: str) -> LowRank:
+        layer = self._layer
+        return LowRank(layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layer.lora_A)
+
+    def __len__(self) -> int:
+        return len(self._layer.lora_A)
 
 
 class _Hook:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from chats.config import FrozenSettings
 from chats.errors import UserError, explain_validation
+from training.loop.sharding import shared_out
 from training.run import disk_errors_explained, sync
 
 logger = logging.getLogger(__name__)
@@ -184,7 +185,9 @@ def restore_optimizer(
         for name, tensor in owned.get(f"parameter.{number}", {}).items():
             # As torch does it: a count on the GPU would cost a wait for the GPU at every step.
             is_count = name == "step" and not (group.get("capturable") or group.get("fused"))
-            held[name] = tensor.to("cpu" if is_count else parameter.device, copy=True)
+            tensor = tensor.to("cpu" if is_count else parameter.device, copy=True)
+            is_shared_out = tensor.shape == parameter.shape and not is_count
+            held[name] = shared_out(tensor, parameter) if is_shared_out else tensor
         if held:
             optimizer.state[parameter] = held
 

@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from chats.errors import UserError
 from training.config import OptimizerSettings
+from training.loop.sharding import own_part
 
 
 def make_optimizer(
@@ -57,7 +58,13 @@ def learning_rate(step: int, settings: OptimizerSettings, *, num_processes: int 
 
 
 class MovingAverage:
-    """An exponential moving average of parameters, in float32 on their device."""
+    """An exponential moving average of parameters, in float32 on their device.
+
+    Of parameters that are shared out every process averages its own part.
+
+    Attributes:
+        values: One for each parameter, shared out as it is.
+    """
 
     def __init__(self, parameters: Sequence[nn.Parameter], *, decay: float) -> None:
         self._parameters = parameters
@@ -68,7 +75,7 @@ class MovingAverage:
     def update(self, step: int) -> None:
         """Take a step's weights in; the first steps count more, so that the start is forgotten."""
         decay = min(self._decay, step / (step + 10))
-        torch._foreach_lerp_(self.values, [each.detach() for each in self._parameters], 1 - decay)
+        torch._foreach_lerp_(_parts(self.values), _parts(self._parameters), 1 - decay)
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
@@ -82,7 +89,7 @@ class MovingAverage:
     @torch.no_grad()
     def _swap(self) -> None:
         """Exchange contents one by one: never more than one tensor is there twice."""
-        for parameter, value in zip(self._parameters, self.values, strict=True):
+        for parameter, value in zip(_parts(self._parameters), _parts(self.values), strict=True):
             kept = parameter.clone()
             parameter.copy_(value)
             value.copy_(kept)
@@ -90,4 +97,8 @@ class MovingAverage:
     @torch.no_grad()
     def copy_to_parameters(self) -> None:
         """Make the average the weights."""
-        torch._foreach_copy_(list(self._parameters), self.values)
+        torch._foreach_copy_(_parts(self._parameters), _parts(self.values))
+
+
+def _parts(tensors: Iterable[Tensor]) -> list[Tensor]:
+    return [own_part(each) for each in tensors]

@@ -5,11 +5,12 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
 
 from chats.denoising.adapter_rows import (
+    adapter_parameters,
     adapter_rows,
-    adapter_weights,
     add_pair_adapters,
     lora_layers,
 )
@@ -18,6 +19,7 @@ from chats.denoising.family import Family
 from chats.errors import UserError
 from chats.objective import Condition, Half, Objective, Prediction, Role
 from training.config import ModelSettings
+from training.loop.sharding import is_shared_out, whole_tensors
 
 Latents = Mapping[Half, Tensor]
 Conditions = Mapping[Condition, Mapping[str, Tensor]]
@@ -134,11 +136,22 @@ class PairModel(nn.Module):
         return (parameter for parameter in self.parameters() if parameter.requires_grad)
 
     def trained_half(self, role: Role) -> nn.Module | dict[str, Tensor]:
-        """Return what was trained for a role: a denoiser, or an adapter's weights."""
+        """Return what was trained for a role: a denoiser, or an adapter's weights.
+
+        Where processes share the weights out, every one of them must ask; a denoiser is then a
+        copy, with whole weights in the main process and none in the others.
+        """
         self.end_step()
         if self.is_lora:
-            return adapter_weights(self.denoisers["reference"], role)
-        return self.denoisers[role].to(memory_format=torch.contiguous_format)
+            adapter = adapter_parameters(self.denoisers["reference"], role)
+            return {
+                name: each.to("cpu", copy=True).contiguous()
+                for name, each in whole_tensors(adapter, keep=True).items()
+            }
+        denoiser = self.denoisers[role]
+        if is_shared_out(denoiser):
+            return _whole_copy(denoiser)
+        return denoiser.to(memory_format=torch.contiguous_format)
 
     def _predict_each(
         self,
@@ -184,6 +197,15 @@ def _freeze_adapters(denoiser: nn.Module, *, except_roles: Sequence[Role]) -> No
             if name not in except_roles:
                 layer.lora_A[name].requires_grad_(False)
                 layer.lora_B[name].requires_grad_(False)
+
+
+def _whole_copy(denoiser: nn.Module) -> nn.Module:
+    weights = whole_tensors(denoiser.state_dict(), keep=PartialState().is_main_process)
+    with torch.device("meta"):
+        twin = type(denoiser).from_config(denoiser.config)
+    if weights:
+        twin.load_state_dict(weights, assign=True)
+    return twin
 
 
 def _frozen_copy(base: nn.Module) -> nn.Module:

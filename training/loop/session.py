@@ -12,6 +12,7 @@ from accelerate import Accelerator, PartialState
 
 from chats.errors import UserError
 from training.config import RunSettings, TrainingConfig
+from training.loop.engine import make_accelerator
 from training.loop.log import log_file
 from training.loop.state import check_same_training
 from training.loop.trackers import check_trackers, trackers_told
@@ -85,12 +86,7 @@ def training_session(config: TrainingConfig) -> Iterator[Session]:
     """
     _check_run(config.run)
     check_trackers(config.run.trackers)
-    accelerator = Accelerator(
-        mixed_precision=config.run.mixed_precision,
-        gradient_accumulation_steps=config.optimizer.gradient_accumulation,
-        log_with=list(config.run.trackers) or None,
-        project_dir=config.run.output,
-    )
+    accelerator = make_accelerator(config)
     session = Session(config, accelerator, RunDirectory(config.run.output))
     with _held(session), _logged(session):
         check_same_training(config, session.run)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
 
 from chats.errors import UserError
@@ -22,6 +23,7 @@ from training.loop.checkpoints import (
 )
 from training.loop.metrics import MetricsWindow
 from training.loop.optimizers import MovingAverage
+from training.loop.sharding import own_part, shared_out, whole_tensors
 from training.run import RunDirectory
 
 
@@ -46,15 +48,21 @@ class TrainingState:
     window: MetricsWindow
 
     def save(self, run: RunDirectory, *, step: int, keep_last: int) -> None:
-        """Save a checkpoint of what stands after a step.
+        """Save a checkpoint of what stands after a step; every process must call it.
+
+        The main process writes whole tensors, whatever the engine.
 
         Raises:
             UserError: The disk refuses it; earlier checkpoints stay.
         """
+        is_writer = PartialState().is_main_process
         optimizer, settings = optimizer_tensors(self.optimizer)
         tensors = {"model": self._weights(), "optimizer": optimizer}
         if self.average is not None:
             tensors["average"] = dict(zip(self._weights(), self.average.values, strict=True))
+        tensors = {group: whole_tensors(each, keep=is_writer) for group, each in tensors.items()}
+        if not is_writer:
+            return
         scaler = None if self.scaler is None else self.scaler.state_dict()
         state = {
             "optimizer": settings,
@@ -140,4 +148,4 @@ def _copy(saved: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> None:
         )
     with torch.no_grad():
         for name, place in places.items():
-            place.copy_(saved[name])
+            own_part(place).copy_(own_part(shared_out(saved[name], place)))

@@ -21,6 +21,8 @@ from training.config import OptimizerSettings, TrainingConfig
 from training.data.draws import PairBatch, draw_batch
 from training.data.encoded_pairs import EncodedPairs, encode_preferences
 from training.loop.checkpoints import StopRequested
+from training.loop.compiling import compile_blocks
+from training.loop.engine import can_paint, prepare
 from training.loop.losses import any_of, gathered, loss_terms
 from training.loop.metrics import MetricsWindow
 from training.loop.noise import NoiseSchedule
@@ -37,6 +39,7 @@ from training.loop.session import (
     TrainingStoppedError,
     training_session,
 )
+from training.loop.sharding import whole
 from training.loop.state import TrainingState
 from training.loop.validation import DRAWS_SEED, Validation, read_sides
 
@@ -140,8 +143,10 @@ def _train(
     )
     if settings.gradient_checkpointing:
         pair_model.enable_gradient_checkpointing()
-    model, optimizer = accelerator.prepare(
-        pair_model, make_optimizer(pair_model.trained_parameters(), settings)
+    if settings.compile:
+        compile_blocks(pair_model, device=accelerator.device)
+    model, optimizer = prepare(
+        accelerator, pair_model, make_optimizer(pair_model.trained_parameters(), settings)
     )
     pair_model = accelerator.unwrap_model(model)
     average = None
@@ -185,7 +190,7 @@ def _train(
             terms_of=terms_of,
             accelerator=accelerator,
         )
-    if prompts is not None:
+    if prompts is not None and can_paint(accelerator):
         sampler = Sampler(
             prompts,
             config=config,
@@ -228,7 +233,8 @@ def _train(
                 _require_finite(seen.loss.mean().item(), name="loss", step=step)
                 accelerator.backward(terms.loss.mean())
             window.add_forward(seen)
-        grad_norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm).item()
+        norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+        grad_norm = whole(norm).item()
         # With fp16 the scaler meets infinite gradients itself: it skips the step and scales less.
         if accelerator.scaler is None:
             _require_finite(grad_norm, name="gradient's norm", step=step)
@@ -244,8 +250,8 @@ def _train(
         is_stopping = any_of(stop.is_set, accelerator)
         # After the last step the pair is written instead.
         if (step % config.run.save_every == 0 or is_stopping) and not is_last:
+            state.save(run, step=step, keep_last=config.run.keep_last)
             if session.is_main:
-                state.save(run, step=step, keep_last=config.run.keep_last)
                 session.tell(step=step)
                 logger.info("Step %d: checkpoint saved.", step)
             accelerator.wait_for_everyone()
@@ -258,8 +264,8 @@ def _train(
 
     if average is not None:
         average.copy_to_parameters()
+    pair = trained_pair(pair_model, config=config, dataset=dataset, family=family)
     if session.is_main:
-        pair = trained_pair(pair_model, config=config, dataset=dataset, family=family)
         save_pair(pair, run.pair)
     accelerator.wait_for_everyone()
 

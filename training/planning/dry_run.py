@@ -30,7 +30,7 @@ _PARTS = {
     "gradients": "gradients",
     "optimizer": "optimizer state ({name})",
     "average": "moving average",
-    "exchange": "gradients being exchanged",
+    "exchange": "being exchanged",
     "activations": "activations",
 }
 
@@ -66,6 +66,7 @@ def dry_run(config: TrainingConfig, settings: DryRunSettings, arguments: Sequenc
         activation_bytes=found.activation_bytes,
         settings=config.optimizer,
         num_processes=engine.num_processes,
+        num_gathered=found.num_gathered if engine.shares_out else None,
     )
     sections = {
         "Settings": [yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip()],

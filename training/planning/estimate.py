@@ -25,7 +25,8 @@ class MemoryEstimate:
         gradients: Of the trained weights.
         optimizer: What the optimizer remembers of them.
         average: Their moving average.
-        exchange: Second copies of the gradients, which several processes add up.
+        exchange: Second copies of the gradients, which several processes add up; or, where the
+            models are shared out, what is whole while a block computes.
         activations: What a forward keeps for its backward.
     """
 
@@ -71,6 +72,7 @@ def memory_estimate(
     activation_bytes: int,
     settings: OptimizerSettings,
     num_processes: int = 1,
+    num_gathered: int | None = None,
 ) -> MemoryEstimate:
     """Return what one process holds after a forward; each process holds as much.
 
@@ -80,15 +82,21 @@ def memory_estimate(
         activation_bytes: What one forward of a whole batch keeps for its backward.
         settings: Name the optimizer, and whether there is a moving average.
         num_processes: Processes of the training.
+        num_gathered: Where they share the models out, how many weights and gradients are whole at
+            a time; none means that every process holds all of the models.
     """
     num_trained = sum(math.prod(shape) for shape in trained)
     size = _WEIGHT_BYTES * num_trained
+    num_parts = 1
+    exchange = size if num_processes > 1 else 0
+    if num_gathered is not None:
+        num_parts, exchange = num_processes, _WEIGHT_BYTES * num_gathered
     return MemoryEstimate(
-        weights=size + _WEIGHT_BYTES * num_frozen,
-        gradients=size,
-        optimizer=optimizer_bytes(settings.name, trained),
-        average=0 if settings.ema_decay is None else size,
-        exchange=size if num_processes > 1 else 0,
+        weights=(size + _WEIGHT_BYTES * num_frozen) // num_parts,
+        gradients=size // num_parts,
+        optimizer=optimizer_bytes(settings.name, trained) // num_parts,
+        average=0 if settings.ema_decay is None else size // num_parts,
+        exchange=exchange,
         activations=activation_bytes,
     )
 

@@ -21,6 +21,7 @@ from chats.errors import UserError
 from chats.objective import OBJECTIVES
 from chats.pairs.weight_files import read_json
 from training.config import TrainingConfig
+from training.loop.engine import num_gathered
 from training.loop.pair_model import PairModel
 from training.planning.activations import counting
 from training.planning.estimate import Shape
@@ -34,11 +35,13 @@ class Footprint:
         trained: Shapes of the parameters that are trained.
         num_frozen: Parameters that are not.
         activation_bytes: What one forward of a whole batch keeps for its backward, in one process.
+        num_gathered: Weights and gradients that are whole at a time where FSDP shares them out.
     """
 
     trained: tuple[Shape, ...]
     num_frozen: int
     activation_bytes: int
+    num_gathered: int
 
     @property
     def num_trained(self) -> int:
@@ -87,6 +90,7 @@ def footprint(config: TrainingConfig, folder: Path) -> Footprint:
         trained=tuple(tuple(each.shape) for each in model.trained_parameters()),
         num_frozen=sum(each.numel() for each in model.parameters() if not each.requires_grad),
         activation_bytes=kept.num_bytes,
+        num_gathered=num_gathered(model),
     )
 
 

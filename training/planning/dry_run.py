@@ -21,7 +21,7 @@ from training.planning.estimate import (
     memory_estimate,
     pairs_per_step,
 )
-from training.planning.footprint import footprint
+from training.planning.footprint import Footprint, footprint
 from training.run import RunDirectory
 
 _GB = 1e9

@@ -6,7 +6,8 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,12 @@ from chats.generation.events import ImagesEvent, StepEvent
 from chats.pairs import hub
 from chats.pairs.weight_files import read_json
 from chats.shapes import BASE, PAIR, SHAPES_MODEL, SHAPES_NUM_STEPS
+from training.commands import Push
 from training.datasets import DatasetStore
 from training.desk import TrainingDesk
+from training.jobs.catalogue import RunCatalogue
 from training.jobs.console import JobConsole, JobSettings
+from ui.run_pages.words import short_title
 from ui.server import (
     LOGIN_VARIABLE,
     check_login,
@@ -31,7 +35,7 @@ from ui.server import (
     own_hosts_only,
     prepare_environment,
 )
-from ui.services import ModelChoice, ModelStatus, Services
+from ui.services import ModelChoice, ModelStatus, RunServices, Services
 
 if TYPE_CHECKING:
     from chats.models.manager import ModelManager
@@ -85,8 +89,10 @@ class Settings(FrozenSettings):
 class Models:
     """The models behind the page; torch is imported with the first use, after the page is up."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings, *, pair_of_run: Callable[[str], str | None]):
+        """Prepare them; `pair_of_run` gives the folder of a run's pair, none if it is no run."""
         self._settings = settings
+        self._pair_of_run = pair_of_run
         self._lock = threading.Lock()
         self._manager: ModelManager | None = None
         self._status = ModelStatus("loading", f"Loading {_title(settings.model)}…")
@@ -94,11 +100,18 @@ class Models:
     def generate(
         self, config: GenerationConfig, cancel: threading.Event
     ) -> Iterator[StepEvent | ImagesEvent]:
-        """Make the pictures of a configuration."""
+        """Make the pictures of a configuration; a run's pair is called by the run's id."""
         manager = self._get_manager()
         from chats.generation.generate import generate
 
-        yield from generate(manager, config, cancel=cancel)
+        folder = self._pair_of_run(config.pair) if config.pair else None
+        located = config.model_copy(update={"pair": folder}) if folder else config
+        for event in generate(manager, located, cancel=cancel):
+            if folder and isinstance(event, ImagesEvent):
+                # Pictures carry their settings: the id, not a path of this machine.
+                named = event.config.model_copy(update={"pair": config.pair})
+                event = replace(event, config=named)
+            yield event
 
     def status(self) -> ModelStatus:
         """How far loading is."""
@@ -139,8 +152,9 @@ def main(settings: Settings) -> None:
     login = check_login(settings.host, os.environ.get(LOGIN_VARIABLE, ""))
     check_port(settings.host, settings.port)
     prepare_environment(settings.workspace)
-    models = Models(settings)
-    datasets, desk = make_desk(settings, models)
+    runs = open_runs(settings)
+    models = Models(settings, pair_of_run=lambda run: pair_of_run(runs, run))
+    datasets = DatasetStore(settings.workspace.expanduser().resolve() / "datasets")
 
     from ui.blocks import build_ui
     from ui.look import launch_options
@@ -148,10 +162,11 @@ def main(settings: Settings) -> None:
     page = build_ui(
         Services(
             generate=models.generate,
-            models=lambda: (describe_model(settings),),
+            models=lambda: offered_models(settings, runs),
             status=models.status,
             datasets=datasets,
-            desk=desk,
+            runs=runs,
+            desk=make_desk(settings, models, runs=runs, datasets=datasets),
         )
     )
     page.launch(
@@ -170,27 +185,68 @@ def main(settings: Settings) -> None:
         **launch_options(),
     )
     logger.info("Serving http://%s:%d", settings.host, settings.port)
+    threading.Thread(target=take_up_runs, args=(runs,), name="runs", daemon=True).start()
     threading.Thread(target=models.warm_up, name="warm-up", daemon=True).start()
     page.block_thread()
 
 
-def make_desk(settings: Settings, models: Models) -> tuple[DatasetStore, TrainingDesk]:
-    """Open the workspace's data sets, and its queue; what waited when it went down goes on."""
-    workspace = settings.workspace.expanduser().resolve()
-    datasets = DatasetStore(workspace / "datasets")
-    console = JobConsole(JobSettings(workspace=workspace))
-    for run_id in console.reconcile():
-        logger.info("The training %s waits for its turn again", run_id)
+def make_desk(
+    settings: Settings, models: Models, *, runs: RunServices, datasets: DatasetStore
+) -> TrainingDesk:
+    """Make what hands trainings in to the queue of the workspace."""
     model = describe_model(settings)
-    desk = TrainingDesk(
+    return TrainingDesk(
         data_sets=datasets,
-        console=console,
-        workspace=workspace,
+        console=runs.console,
+        workspace=settings.workspace.expanduser().resolve(),
         models=((model.title, model.name),),
         open_libraries=models.open_libraries,
         refusal="" if settings.trainings else NO_TRAININGS,
     )
-    return datasets, desk
+
+
+def open_runs(settings: Settings) -> RunServices:
+    """Open the queue of the workspace."""
+    workspace = settings.workspace.expanduser().resolve()
+    console = JobConsole(JobSettings(workspace=workspace))
+
+    def push(run: str, repo_id: str, private: bool) -> str:
+        folder = console.directory(run).path
+        return Push(run_or_pair=str(folder), repo=repo_id, private=private).run()
+
+    return RunServices(console=console, catalogue=RunCatalogue(console), push=push)
+
+
+def take_up_runs(runs: RunServices) -> None:
+    """Put right what happened while no server looked, and read all runs once."""
+    try:
+        for run in runs.console.reconcile():
+            logger.info("The training %s waited and was started.", run)
+        runs.catalogue.entries()
+    except UserError as error:
+        logger.error("%s", error)
+
+
+def offered_models(settings: Settings, runs: RunServices) -> tuple[ModelChoice, ...]:
+    """Return the model with its own pair, then with those of finished runs, the newest first."""
+    own = describe_model(settings)
+    trained = runs.catalogue.finished_pairs(settings.model)
+    return (
+        own,
+        *(
+            replace(own, run=each.id, run_title=short_title(each), pair=each.id, has_pair=True)
+            for each in trained
+        ),
+    )
+
+
+def pair_of_run(runs: RunServices, run: str) -> str | None:
+    """Return the folder of a run's pair; none if this is no run."""
+    if run not in runs.console.ids():
+        return None
+    if not runs.catalogue.get(run).has_pair:
+        raise UserError(f"The run {run} has no finished pair.")
+    return str(runs.console.directory(run).pair)
 
 
 def describe_model(settings: Settings) -> ModelChoice:

@@ -54,6 +54,7 @@ ALL_FORM = {
     "height": 0,
     "interval_start": 0.0,
     "interval_end": 1.0,
+    "model": MODEL.id,
 }
 
 

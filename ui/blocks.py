@@ -10,6 +10,8 @@ from ui.compare import build_compare
 from ui.data import build_data
 from ui.endpoints import add_endpoints
 from ui.html import plain_html
+from ui.run_pages.endpoints import add_run_endpoints
+from ui.run_pages.tab import build_runs
 from ui.services import Services
 from ui.train import build_train, kept_form
 from ui.train_endpoints import add_train_endpoints
@@ -36,16 +38,21 @@ def build_ui(services: Services) -> gr.Blocks:
         saved = kept_form()
         with gr.Tabs(elem_id="chats-tabs"):
             with gr.Tab("Compare", id="compare"):
-                build_compare(services, page=page)
+                pair = build_compare(services, page=page)
             with gr.Tab("Data", id="data") as tab:
                 build_data(services, tab=tab)
             if services.desk:
                 with gr.Tab("Train", id="train") as train:
                     build_train(services.desk, page=page, tab=train, saved=saved)
+            if services.runs:
+                with gr.Tab("Runs", id="runs") as runs:
+                    build_runs(services, page=page, tab=runs, pair=pair)
         plain_html(FOOTER)
         add_endpoints(services)
         if services.desk:
             add_train_endpoints(services.desk)
+        if services.runs:
+            add_run_endpoints(services.runs)
         _follow_model(services, page=page, pill=pill)
     return page.queue(max_size=32)
 

@@ -13,9 +13,9 @@ from chats.errors import UserError
 from chats.generation.png import read_png
 from ui.board import Board, lay_out
 from ui.cards import IDLE, Status, render_board, render_status
-from ui.compare_form import MAX_DRAWN_SEED, CompareForm, build_form
+from ui.compare_form import MAX_DRAWN_SEED, CompareForm, build_form, pair_choices
 from ui.comparing import STOPPED, STOPPING, View, compare
-from ui.form import build_config, form_values
+from ui.form import build_config, find_model, form_values
 from ui.html import plain_html
 from ui.methods import SHOWN_FIRST
 from ui.overlay import overlay_updates
@@ -86,13 +86,24 @@ class CompareHandlers:
         gr.Info("The form is as it was when this picture was made.", title="Settings read")
         return values
 
+    def pair_menu(self, chosen: str | None) -> gr.Dropdown:
+        """Offer the pairs that there are now; one that is gone is chosen no more."""
+        models = self._services.models()
+        known = [model.id for model in models]
+        return gr.Dropdown(
+            choices=pair_choices(models),
+            value=chosen if chosen in known else known[0],
+            visible=len(models) > 1,
+        )
+
     def _run(
         self, form: Mapping[str, Any], *, before: Board, reuse: bool, session: str
     ) -> Iterator[View]:
-        model = self._services.models()[0]
         ticket = self._runs.start(session)
-        settings = {name: value for name, value in form.items() if name not in ("locked", "live")}
+        left_out = ("locked", "live", "model")
+        settings = {name: value for name, value in form.items() if name not in left_out}
         try:
+            model = find_model(form["model"], self._services.models())
             yield from compare(
                 self._services,
                 build_config(model=model, **settings),
@@ -110,11 +121,12 @@ class CompareHandlers:
             self._runs.finish(session, ticket)
 
 
-def build_compare(services: Services, *, page: gr.Blocks) -> None:
-    """Lay out the tab and connect its handlers."""
-    model = services.models()[0]
+def build_compare(services: Services, *, page: gr.Blocks) -> gr.Dropdown:
+    """Lay out the tab and connect its handlers; returns where the pair is chosen."""
+    models = services.models()
+    model = models[0]
     handlers = CompareHandlers(services)
-    form = build_form(model)
+    form = build_form(models)
     board = gr.State(empty_board(model))
     saved = gr.BrowserState(
         None, storage_key=f"chats-compare-{model.name}-{model.width}", secret=STORAGE_SECRET
@@ -164,6 +176,7 @@ def build_compare(services: Services, *, page: gr.Blocks) -> None:
     form.stop.click(handlers.halt, None, [status, form.stop], **quick)
     page.unload(handlers.leave)
     _connect_memory(page, handlers, form, saved)
+    return form.fields["model"]
 
 
 def _connect_memory(
@@ -179,9 +192,14 @@ def _connect_memory(
     def read(path: str) -> list[Any]:
         return fill(handlers.read_settings(path))
 
+    def load(values: Mapping[str, Any] | None) -> list[Any]:
+        filled = fill(values)
+        filled[names.index("model")] = handlers.pair_menu((values or {}).get("model"))
+        return filled
+
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     form.read_png.upload(read, form.read_png, fields, **quiet)
-    page.load(fill, saved, fields, **quiet)
+    page.load(load, saved, fields, **quiet)
 
 
 def empty_board(model: ModelChoice) -> Board:

@@ -1,6 +1,6 @@
 """The form of the Compare tab: what a person sets, laid out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import gradio as gr
@@ -36,8 +36,9 @@ class CompareForm:
     read_png: gr.UploadButton
 
 
-def build_form(model: ModelChoice) -> CompareForm:
-    """Lay out the form with the defaults that suit `model`."""
+def build_form(models: Sequence[ModelChoice]) -> CompareForm:
+    """Lay out the form with the defaults that suit the first model."""
+    model = models[0]
     with gr.Row(elem_classes="ask"):
         prompt = gr.Textbox(
             label="Prompt",
@@ -57,6 +58,16 @@ def build_form(model: ModelChoice) -> CompareForm:
             chip.click(None, None, prompt, js=f"() => {text!r}", api_visibility="private")
     with gr.Row(elem_classes="dials"):
         dials = _dials(model)
+        dials["model"] = gr.Dropdown(
+            pair_choices(models),
+            value=model.id,
+            label="Preference pair",
+            elem_id="chats-pair",
+            elem_classes="pair",
+            min_width=180,
+            visible=len(models) > 1,
+        )
+    dials["model"].input(None, dials["live"], js=GO_LIVE, api_visibility="private")
     with gr.Accordion("Advanced", open=False, elem_classes="advanced"):
         advanced, read_png = _advanced(model)
     return CompareForm(
@@ -65,6 +76,11 @@ def build_form(model: ModelChoice) -> CompareForm:
         stop=stop,
         read_png=read_png,
     )
+
+
+def pair_choices(models: Sequence[ModelChoice]) -> list[tuple[str, str]]:
+    """Return the pairs on offer for a menu."""
+    return [(model.pair_title, model.id) for model in models]
 
 
 def _dials(model: ModelChoice) -> dict[str, Component]:

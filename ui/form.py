@@ -10,6 +10,7 @@ from ui.methods import METHODS
 from ui.services import ModelChoice
 
 MAX_BATCH = 8
+MAX_NAMED = 5
 NO_PROMPT = "Write what the pictures should show, or pick one of the examples."
 
 
@@ -71,12 +72,13 @@ def checked_methods(methods: Sequence[str]) -> tuple[MethodName, ...]:
 
 
 def find_model(name: str, models: Sequence[ModelChoice]) -> ModelChoice:
-    """Return the model on offer that has this name."""
+    """Return the model on offer, or the run's pair on it, that has this name or id."""
     for model in models:
-        if model.name == name:
+        if model.id == name:
             return model
-    known = ", ".join(model.name for model in models)
-    raise UserError(f"Unknown model {name!r}. This server offers: {known}.")
+    shown = ", ".join(model.id for model in models[:MAX_NAMED])
+    more = ", …" if len(models) > MAX_NAMED else ""
+    raise UserError(f"Unknown model {str(name)[:80]!r}. This server offers: {shown}{more}.")
 
 
 def form_values(config: GenerationConfig) -> dict[str, Any]:

@@ -118,16 +118,17 @@ def theme() -> gr.Theme:
     )
 
 
-STYLES = ("page.css", "data.css")
+STYLES = ("page.css", "data.css", "runs.css")
+SCRIPTS = ("page.js", "runs.js")
 
 
 def launch_options() -> dict[str, Any]:
     """Return what `gr.Blocks.launch` takes for the look."""
     assets = files("ui") / "assets"
-    script = (assets / "page.js").read_text(encoding="utf-8")
+    scripts = "\n".join((assets / name).read_text(encoding="utf-8") for name in SCRIPTS)
     return {
         "theme": theme(),
         "css": "\n".join((assets / name).read_text(encoding="utf-8") for name in STYLES),
-        "head": f"<script>{script}</script>",
+        "head": f"<script>{scripts}</script>",
         "footer_links": [],
     }

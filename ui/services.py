@@ -3,12 +3,15 @@
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Literal
 
 from chats.config import DEFAULT_ALPHA, DEFAULT_SCALE, GenerationConfig
 from chats.generation.events import ImagesEvent, StepEvent
 from training.datasets import DatasetStore
 from training.desk import TrainingDesk
+from training.jobs.catalogue import RunCatalogue
+from training.jobs.console import JobConsole
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,29 @@ class ModelChoice:
     has_pair: bool = False
     """Whether a preference pair is there, so that CHATS can run."""
     pair: str | None = None
-    """What `GenerationConfig.pair` takes; none is the model's own."""
+    """What `GenerationConfig.pair` takes, a run's id among it; none is the model's own."""
+    run: str = ""
+    """The run whose pair it is; empty for what the server was started with."""
+    run_title: str = ""
+    """How people call that run."""
     is_fast: bool = False
     """Whether a picture takes seconds, so that dragging a slider may make new ones."""
     examples: tuple[str, ...] = ()
     """Prompts worth a try."""
+
+    @property
+    def id(self) -> str:
+        """What a page or a program calls it: a run's id, or the model's name."""
+        return self.run or self.name
+
+    @property
+    def pair_title(self) -> str:
+        """How people call its pair."""
+        if self.run:
+            return self.run_title or self.run
+        if not self.has_pair:
+            return "None: the base model alone"
+        return "Embedded" if self.pair is None else PurePath(self.pair).name
 
 
 @dataclass(frozen=True)
@@ -45,6 +66,18 @@ class ModelStatus:
 
     state: Literal["loading", "ready", "failed"]
     text: str
+
+
+@dataclass(frozen=True)
+class RunServices:
+    """The trainings of a workspace."""
+
+    console: JobConsole
+    """Stops, resumes and reads them."""
+    catalogue: RunCatalogue
+    """All of them at a glance."""
+    push: Callable[[str, str, bool], str]
+    """Push a run's pair to a repository, privately or not; returns what to tell."""
 
 
 @dataclass(frozen=True)
@@ -61,3 +94,5 @@ class Services:
     """The preference data sets of the workspace."""
     desk: TrainingDesk | None = None
     """Where trainings are handed in; none where this server has no queue."""
+    runs: RunServices | None = None
+    """Trainings; none where this server has no queue."""

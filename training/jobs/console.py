@@ -21,6 +21,7 @@ from training.jobs.here import ThisMachine
 from training.jobs.launchers import Launcher
 from training.jobs.queue import HERE, JobQueue
 from training.jobs.reading import Curve, LogChunk, read_curve, read_log
+from training.jobs.searching import LogMatches, search_log
 from training.jobs.states import WAITING
 from training.jobs.summary import Action, JobSummary
 from training.jobs.workspace import JobFolder, StopRequest, Workspace
@@ -98,7 +99,11 @@ class JobConsole:
     def list(self) -> tuple[JobSummary, ...]:
         """Return all runs, the newest first; one that is damaged says so."""
         found = (summary for _, summary in self._queue.summaries())
-        return tuple(sorted(found, key=_age))
+        return tuple(sorted(found, key=newest_first))
+
+    def ids(self) -> tuple[str, ...]:
+        """Return the ids of all runs."""
+        return tuple(folder.id for folder in self._workspace.folders())
 
     def get(self, run_id: str) -> JobSummary:
         """Return a run.
@@ -206,6 +211,25 @@ class JobConsole:
         launcher = self._queue.launcher_of(folder)
         return launcher.logs(folder, offset=offset, max_bytes=max_bytes)
 
+    def search_log(
+        self, run_id: str, text: str, *, file: Literal["log", "output"] = "log"
+    ) -> LogMatches:
+        """Find the newest lines of a run's log that hold a text; see `log` for the files.
+
+        Raises:
+            UserError: There is no such run, or the text is too long.
+        """
+        return search_log(self.log_path(run_id, file=file), text)
+
+    def log_path(self, run_id: str, *, file: Literal["log", "output"] = "log") -> Path:
+        """Return where a run's log lies; it may not be there yet.
+
+        Raises:
+            UserError: There is no such run.
+        """
+        run = self._workspace.find(run_id).run
+        return run.log if file == "log" else run.output
+
     def metrics(
         self, run_id: str, *, since_step: int | None = None, max_points: int = 1000
     ) -> Curve:
@@ -279,6 +303,6 @@ class JobConsole:
         return folder
 
 
-def _age(summary: JobSummary) -> tuple[float, str]:
+def newest_first(summary: JobSummary) -> tuple[float, str]:
     """Order the newest first; what can't say when it was submitted comes last."""
     return (-summary.submitted.timestamp() if summary.submitted else 0.0, summary.id)

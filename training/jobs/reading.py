@@ -120,13 +120,24 @@ def read_curve(path: Path, *, since_step: int | None, max_points: int) -> Curve:
 
 def last_row(path: Path) -> Metrics | None:
     """Return the newest line of metrics.jsonl; none if there is none."""
+    rows = _last_rows(path)
+    return rows[-1] if rows else None
+
+
+def newest_values(path: Path) -> Metrics:
+    """Return the newest value of each metric in the last lines; not every line has all of them."""
+    return {
+        name: value for row in _last_rows(path) for name, value in row.items() if value is not None
+    }
+
+
+def _last_rows(path: Path) -> list[Metrics]:
     try:
         with path.open("rb") as file:
             end = _end_of_lines(file)
-            rows = _rows(file, max(end - _TAIL_BYTES, 0), end)
+            return _rows(file, max(end - _TAIL_BYTES, 0), end)
     except OSError:
-        return None
-    return rows[-1] if rows else None
+        return []
 
 
 def _thinned(rows: list[Metrics], max_points: int) -> Curve:

@@ -1,0 +1,313 @@
+"""The life of real trainings in the real page: watched, stopped, killed, resumed, used."""
+
+import os
+import re
+import signal
+import time
+
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from playwright.sync_api import Page, expect, sync_playwright
+
+from chats.generation.png import read_png
+from tests.job_queue import make_config, nothing_left, wait_for, wait_until
+from tests.run_gallery import write_run, write_samples
+from tests.serving import serve
+from tests.test_page import ARTIFACTS, CHROMIUM, NARROW, PATIENCE_MS, WIDE
+from tests.tiny_preferences import write_preferences
+from training.config import TrainingConfig
+from training.jobs.console import JobConsole, JobSettings
+
+NUM_STEPS = 80
+MEDIUM = {"width": 1024, "height": 768}
+HOSTILE = (
+    "",
+    "..",
+    "/etc/passwd",
+    "../../etc/passwd",
+    "20260101-000000-abcdef",
+    "20260101-000000-abcdef/../..",
+    "; rm -rf /",
+    "\x00",
+    "a" * 100_000,
+)
+CHANGING = ("train_stop", "train_kill", "train_resume", "train_delete")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("server")
+    with nothing_left(folder / "work"), serve(folder, "--device", "cpu") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def console(server) -> JobConsole:
+    return JobConsole(JobSettings(workspace=server.workspace))
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> TrainingConfig:
+    """A real training on Shapes: too long to be over before it is stopped, quick steps."""
+    data = write_preferences(tmp_path_factory.mktemp("data") / "pairs")
+    return TrainingConfig.model_validate(
+        {
+            "data": {"path": data},
+            "model": {"rank": 2},
+            "optimizer": {"num_steps": NUM_STEPS, "batch_size": 1},
+            "run": {"output": "unused", "log_every": 2, "save_every": 1000},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def client(server, tmp_path_factory):
+    made = Client(server.url, download_files=str(tmp_path_factory.mktemp("files")), verbose=False)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    expect.set_options(timeout=PATIENCE_MS)
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(browser, server):
+    context = browser.new_context(viewport=WIDE, accept_downloads=True)
+    opened = context.new_page()
+    opened.set_default_timeout(PATIENCE_MS)
+    problems: list[str] = []
+    opened.on("pageerror", lambda error: problems.append(str(error)))
+    opened.goto(server.url)
+    yield opened
+    context.close()
+    assert problems == []
+
+
+def open_tab(page: Page, name: str) -> None:
+    page.locator("#chats-tabs button[role=tab]").filter(has_text=name).click()
+
+
+def open_run(page: Page, run_id: str) -> None:
+    open_tab(page, "Runs")
+    page.locator(f'[data-run="{run_id}"]').click()
+    expect(page.locator(".run-head")).to_contain_text(run_id)
+
+
+def state(page: Page, name: str) -> None:
+    expect(page.locator(f".run-now[data-state={name}]")).to_be_visible()
+
+
+@pytest.mark.browser
+def test_a_training_is_watched_stopped_resumed_finished_and_used(page, server, console, config):
+    open_tab(page, "Runs")
+    expect(page.locator("#runs-page")).to_contain_text("No training yet")
+    run_id = console.submit(config)
+    expect(page.locator(f'[data-run="{run_id}"]')).to_be_visible()
+    second = console.submit(config)
+    expect(page.locator(f'[data-run="{second}"][data-state=waiting_for_device]')).to_contain_text(
+        f"Waiting for the CPU: {run_id} trains on it."
+    )
+    console.stop(second)
+    open_run(page, run_id)
+    state(page, "running")
+    expect(page.locator(".plot").first).to_be_visible()
+    expect(page.locator("#runs-stop")).to_be_visible()
+    expect(page.locator("#runs-resume")).not_to_be_visible()
+    expect(page.locator("#runs-delete")).not_to_be_visible()
+
+    page.reload()
+    expect(page.locator(".run-head")).to_contain_text(run_id)
+    expect(page.locator(".plot").first).to_be_visible()
+
+    page.locator("#runs-stop").click()
+    state(page, "interrupted")
+    expect(page.locator(".reason")).to_contain_text("Stopped as asked")
+    assert console.get(run_id).step < NUM_STEPS
+    page.locator("#runs-resume").click()
+    state(page, "succeeded")
+    expect(page.locator(".run-line")).to_contain_text(f"{NUM_STEPS} of {NUM_STEPS} steps")
+
+    page.locator("#runs-use").click()
+    expect(page.locator("#chats-pair input")).to_have_value(
+        re.compile("CHATS, LoRA pair on shapes")
+    )
+    page.locator(".chip").first.click()
+    page.locator("#chats-generate").click()
+    expect(page.locator(".board[data-state=done]")).to_be_visible()
+    with page.expect_download() as download:
+        page.locator("[data-method=chats] .save").click()
+    path = server.workspace / "used.png"
+    download.value.save_as(path)
+    assert read_png(path).pair == run_id
+
+
+@pytest.mark.browser
+def test_a_trainer_that_is_killed_is_seen_as_interrupted_within_ten_seconds(page, console, config):
+    run_id = console.submit(config)
+    wait_for(lambda: console.get(run_id).step > 0, what="a step", seconds=120)
+    open_run(page, run_id)
+    state(page, "running")
+    os.kill(console.directory(run_id).status().pid, signal.SIGKILL)
+    killed = time.monotonic()
+    state(page, "interrupted")
+    assert time.monotonic() - killed <= 10
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    page.locator("#runs-delete").click()
+    expect(page.locator("#runs-resume")).to_be_visible()
+    page.locator("#runs-resume").click()
+    state(page, "running")
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.locator("#runs-kill").click()
+    state(page, "cancelled")
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.locator("#runs-delete").click()
+    expect(page.locator(".run-head")).not_to_be_visible()
+    page.wait_for_function("!location.search.includes('run=')")
+    with pytest.raises(ValueError, match="There is no run"):
+        console.get(run_id)
+
+
+@pytest.mark.browser
+def test_the_log_is_read_searched_and_downloaded_and_stays_where_it_is_read(page, server):
+    run = write_run(server.workspace, state="interrupted", step=20)
+    run.log.write_text("".join(f"line {number}\n" for number in range(5000)))
+    page.goto(f"{server.url}/?run={run.path.name}")
+    log = page.locator(".log-lines")
+    expect(log).to_contain_text("line 4999")
+    log.evaluate("log => log.scrollTop -= 200")
+    before = log.evaluate("log => log.scrollTop")
+    page.wait_for_timeout(300)
+    with run.log.open("a") as file:
+        file.write("a new line\n")
+    expect(log).to_contain_text("a new line")
+    assert abs(log.evaluate("log => log.scrollTop") - before) < 60
+    page.locator("#runs-search").locator("input, textarea").fill("line 123")
+    page.keyboard.press("Enter")
+    expect(page.locator(".log-note")).to_contain_text("11 lines with")
+    with page.expect_download() as download:
+        page.locator("#runs-download").click()
+    assert download.value.path().stat().st_size == run.log.stat().st_size
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_nothing_overflows_or_jumps_and_the_look_is_kept_for_people(page, server, theme):
+    one, two = (write_run(server.workspace, age_minutes=age) for age in (5, 10))
+    write_samples(one, [0, 50, 100])
+    failed = write_run(server.workspace, state="failed", message="CUDA out of memory", step=50)
+    for size in (WIDE, MEDIUM, NARROW):
+        page.set_viewport_size(size)
+        page.goto(f"{server.url}/?__theme={theme}&run={one.path.name}")
+        expect(page.locator(".sample-row img").first).to_be_visible()
+        page.locator("#runs-others input").click()
+        page.locator("[role=option]").filter(has_text="CHATS").nth(1).click()
+        expect(page.locator(".legend li")).to_have_count(2)
+        page.keyboard.press("Escape")
+        tops = "plots => plots.map(p => Math.round(p.getBoundingClientRect().top + scrollY))"
+        if size == WIDE:
+            before = page.locator(".plot").evaluate_all(tops)
+            page.wait_for_timeout(2500)
+            assert before == page.locator(".plot").evaluate_all(tops)
+        keep(page, f"run-{size['width']}-{theme}")
+        page.goto(f"{server.url}/?__theme={theme}&run={failed.path.name}")
+        expect(page.get_by_role("alert").first).to_contain_text("CUDA out of memory")
+        keep(page, f"failed-{size['width']}-{theme}")
+        page.locator(".back a").click()
+        expect(page.locator(f'[data-run="{two.path.name}"]')).to_be_visible()
+        keep(page, f"list-{size['width']}-{theme}")
+
+
+def keep(page: Page, name: str) -> None:
+    ARTIFACTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=ARTIFACTS / f"runs-{name}.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth") == page.viewport_size["width"]
+
+
+def test_an_id_that_does_not_exist_is_refused_in_one_line(client):
+    jobs = [
+        (run, client.submit(run=run, api_name=f"/{endpoint}"))
+        for endpoint in (*CHANGING, "train_status")
+        for run in HOSTILE
+    ]
+    for run, job in jobs:
+        said = str(job.exception())
+        assert "There is no run" in said, run
+        assert "\n" not in said
+
+
+def test_what_is_no_text_is_no_id_either(client):
+    wrong = (None, 7, True, ["x"], {"path": "/etc/passwd"})
+    jobs = [client.submit(run=run, api_name=f"/{name}") for name in CHANGING for run in wrong]
+    assert all(isinstance(job.exception(), AppError) for job in jobs)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "arguments", "message"),
+    [
+        ("train_log", {"file": "../status.json"}, "file must be log or output"),
+        ("train_log", {"offset": -5}, "offset must be a whole number from 0"),
+        ("train_metrics", {"max_points": 10**9}, "max_points must be a whole number from 2"),
+        ("train_diff", {"other": "../.."}, "There is no run '../..'."),
+        ("train_rerun", {"changes": {"no.such": 1}}, "There is no setting 'no.such'."),
+        ("train_rerun", {"changes": [1]}, "changes must map"),
+        ("train_rerun", {"changes": {"optimizer.learning_rate": -1}}, "optimizer.learning_rate"),
+        ("train_push", {"repo_id": "../x"}, "no name of a repository"),
+        ("train_push", {"repo_id": "someone/pair"}, "Can't push to someone/pair"),
+        ("train_stop", {}, "it can't be stopped"),
+    ],
+)
+def test_a_mistake_gets_a_clear_message(client, server, endpoint, arguments, message):
+    run = write_run(server.workspace)
+    with pytest.raises(AppError, match=message):
+        client.predict(run=run.path.name, **arguments, api_name=f"/{endpoint}")
+
+
+def test_programs_list_read_compare_and_delete_runs(client, server):
+    one = write_run(server.workspace, state="interrupted", step=50)
+    two = write_run(server.workspace, config=make_config(num_steps=100, learning_rate=0.25))
+    ids = [each["id"] for each in client.predict(api_name="/runs_list")]
+    name = one.path.name
+    assert {name, two.path.name} <= set(ids)
+    status = client.predict(run=name, api_name="/train_status")
+    assert (status["state"], status["step"], status["progress"]) == ("interrupted", 50, 0.5)
+    assert status["actions"] == ["delete", "rerun", "resume"]
+    rows = client.predict(run=name, since_step=40, api_name="/train_metrics")["rows"]
+    assert [row["step"] for row in rows] == [45, 50]
+    one.log.write_text("one\ntwo\n")
+    piece = client.predict(run=name, offset=4, api_name="/train_log")
+    assert (piece["text"], piece["end"], piece["size"]) == ("two\n", 8, 8)
+    differences = client.predict(run=name, other=two.path.name, api_name="/train_diff")
+    assert differences == {"optimizer.learning_rate": [5e-5, 0.25]}
+    changes = {"optimizer.num_steps": 7}
+    again = client.predict(run=name, changes=changes, api_name="/train_rerun")
+    assert again["optimizer.num_steps"] == 7
+    assert "run.output" not in again
+    assert client.predict(run=name, api_name="/train_delete") == {"deleted": name}
+    assert not one.path.exists()
+
+
+def test_a_killed_server_finds_its_training_again(tmp_path, config):
+    """Killed with -9 in mid-run and started again: the training went on meanwhile."""
+    with nothing_left(tmp_path / "work"):
+        with serve(tmp_path, "--device", "cpu") as first:
+            console = JobConsole(JobSettings(workspace=first.workspace))
+            run_id = console.submit(config)
+            wait_until(console, run_id, "running", seconds=120)
+            os.kill(first.pid, signal.SIGKILL)
+        with serve(tmp_path, "--device", "cpu") as second:
+            other = Client(second.url, verbose=False)
+            status = other.predict(run=run_id, api_name="/train_status")
+            other.close()
+            assert status["state"] == "running"
+            seen = status["step"]
+            wait_for(lambda: console.get(run_id).step > seen, what="another step")

@@ -1,0 +1,125 @@
+"""All runs of a queue for a page that asks again and again: what rests is not read twice."""
+
+import contextlib
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from chats.errors import UserError
+from training.config import TrainingConfig
+from training.jobs.console import JobConsole, newest_first
+from training.jobs.reading import newest_values
+from training.jobs.states import FINAL
+from training.jobs.summary import JobSummary
+from training.run import Metrics
+
+_RESTS_AFTER_SECONDS = 2.0
+"""A folder that was changed later than this may change again within one tick of its clock."""
+
+
+@dataclass(frozen=True)
+class RunEntry:
+    """A run in a list.
+
+    Attributes:
+        summary: What becomes of it.
+        config: Its settings; none if they can't be read.
+        newest: The newest value of each of its metrics.
+        has_pair: Whether it is finished and its pair is there.
+    """
+
+    summary: JobSummary
+    config: TrainingConfig | None
+    newest: Metrics
+    has_pair: bool
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self.summary.id
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it waits or runs."""
+        return self.summary.state not in FINAL
+
+
+class RunCatalogue:
+    """Looks at every run, and keeps what it saw of those that have ended.
+
+    Whatever changes such a run replaces one of its files, which changes the time of its folder.
+    """
+
+    def __init__(self, console: JobConsole) -> None:
+        self._console = console
+        self._lock = threading.Lock()
+        self._resting: dict[str, tuple[int, RunEntry]] = {}
+        self._configs: dict[str, TrainingConfig] = {}
+
+    def entries(self) -> tuple[RunEntry, ...]:
+        """Return all runs, the newest first."""
+        with self._lock:
+            ids = self._console.ids()
+            for known in (self._resting, self._configs):
+                for gone in known.keys() - set(ids):
+                    del known[gone]
+            found = [entry for run_id in ids if (entry := self._entry(run_id)) is not None]
+        return tuple(sorted(found, key=lambda entry: newest_first(entry.summary)))
+
+    def get(self, run_id: str) -> RunEntry:
+        """Return one run.
+
+        Raises:
+            UserError: There is no such run.
+        """
+        self._console.directory(run_id)
+        with self._lock:
+            entry = self._entry(run_id)
+        return entry or self._look(run_id)
+
+    def finished_pairs(self, base: str) -> tuple[RunEntry, ...]:
+        """Return the runs whose pairs belong to a base model, the newest first."""
+        return tuple(
+            entry
+            for entry in self.entries()
+            if entry.has_pair and entry.config and is_same_model(entry.config.model.base, base)
+        )
+
+    def _entry(self, run_id: str) -> RunEntry | None:
+        """Return a run, none if it is deleted meanwhile."""
+        try:
+            changed = self._console.directory(run_id).path.stat().st_mtime_ns
+            resting = self._resting.get(run_id)
+            if resting is not None and resting[0] == changed:
+                return resting[1]
+            entry = self._look(run_id)
+        except (UserError, FileNotFoundError):
+            return None
+        is_old = time.time() - changed / 1e9 > _RESTS_AFTER_SECONDS
+        if not entry.is_active and is_old:
+            self._resting[run_id] = (changed, entry)
+        return entry
+
+    def _look(self, run_id: str) -> RunEntry:
+        summary, run = self._console.get(run_id), self._console.directory(run_id)
+        return RunEntry(
+            summary=summary,
+            config=self._config(run_id),
+            newest=newest_values(run.metrics),
+            has_pair=summary.state == "succeeded" and (run.pair / "pair.json").is_file(),
+        )
+
+    def _config(self, run_id: str) -> TrainingConfig | None:
+        if run_id not in self._configs:
+            with contextlib.suppress(UserError):
+                self._configs[run_id] = self._console.config(run_id)
+        return self._configs.get(run_id)
+
+
+def is_same_model(one: str, other: str) -> bool:
+    """Whether two names mean one model: the same name, or the same folder."""
+    if one == other:
+        return True
+    places = [Path(name).expanduser() for name in (one, other)]
+    return all(place.is_dir() for place in places) and places[0].samefile(places[1])

@@ -1,0 +1,1 @@
+"""The Runs tab: trainings as they go on, and what can be done with them."""

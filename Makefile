@@ -6,7 +6,7 @@ HOST ?= 127.0.0.1
 PORT ?= 7860
 WORKSPACE ?= workspace
 
-.PHONY: help install install-dev app check format test test-slow shapes evidence bench train-demo
+.PHONY: help install install-dev app check format test test-slow shapes evidence bench train-demo bench-train
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -53,3 +53,6 @@ train-demo: install  ## fine-tune the embedded model in minutes and score it bef
 
 bench: install  ## throughput of the methods as ratios of one run
 	$(BIN)/python -m benchmarks.throughput
+
+bench-train: install  ## speed of training as ratios of one run
+	$(BIN)/python -m benchmarks.training

@@ -27,7 +27,7 @@ from training.datasets import DatasetStore
 from training.desk import TrainingDesk
 from training.jobs.catalogue import RunCatalogue
 from training.jobs.console import JobConsole, JobSettings
-from ui.run_pages.words import short_title
+from ui.runs.words import short_title
 from ui.server import (
     LOGIN_VARIABLE,
     check_login,

@@ -12,9 +12,9 @@ from tests.test_archive import contents, zipped
 from tests.tiny_preferences import read_metadata, write_metadata, write_preferences
 from training.datasets import DatasetStore
 from training.datasets.importing import Progress
-from ui.data import DataHandlers
-from ui.data_actions import COLUMN_NAMES, DataActions
-from ui.data_cards import render_pairs
+from ui.data.actions import COLUMN_NAMES, DataActions
+from ui.data.cards import render_pairs
+from ui.data.tab import DataHandlers
 from ui.working import followed
 
 NO_COLUMNS = ("",) * len(COLUMN_NAMES)
@@ -61,7 +61,7 @@ def test_what_the_work_raises_reaches_who_follows():
 
 def test_a_stopped_import_leaves_nothing(tmp_path, handlers, upload, monkeypatch):
     monkeypatch.setattr(
-        "ui.data_actions.import_file",
+        "ui.data.actions.import_file",
         lambda store, settings, *, name, on_progress: endless(on_progress),
     )
     stream = handlers.import_upload(str(upload), "", *NO_COLUMNS)
@@ -105,7 +105,7 @@ def test_columns_that_are_not_known_are_offered_and_the_upload_is_kept(tmp_path,
 
 
 def test_a_bug_is_logged_and_told_plainly(handlers, upload, monkeypatch, caplog):
-    monkeypatch.setattr("ui.data_actions.import_file", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("ui.data.actions.import_file", lambda *_, **__: 1 / 0)
     *_, last = handlers.import_upload(str(upload), "", *NO_COLUMNS)
     assert "The import failed: ZeroDivisionError" in last[0]
     assert "An import failed" in caplog.text

@@ -21,8 +21,8 @@ from training.jobs.console import JobConsole, JobSettings
 from training.preferences import read_preferences
 from training.recipe import complete
 from training.run import RunDirectory
-from ui.preparing import Preparation
-from ui.train import start_training
+from ui.train.preparing import Preparation
+from ui.train.tab import start_training
 
 ROOT = Path(__file__).parents[1]
 

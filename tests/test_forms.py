@@ -11,9 +11,9 @@ from pydantic import Field, model_validator
 from chats.config import FrozenSettings, GenerationConfig
 from tests.train_fakes import build_page
 from training.config import TrainingConfig
-from ui.checking import check, read_inputs, show_inputs
-from ui.fields import all_settings, describe, nest, value_at
-from ui.forms import SettingsForm, render_note
+from ui.forms.checking import check, read_inputs, show_inputs
+from ui.forms.fields import all_settings, describe, nest, value_at
+from ui.forms.form import SettingsForm, render_note
 
 REQUIRED = {"data": {"path": "pairs"}, "run": {"output": "out"}}
 CONFIGS = {

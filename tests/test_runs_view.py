@@ -20,13 +20,13 @@ from training.jobs.catalogue import RunCatalogue
 from training.jobs.console import JobConsole
 from training.jobs.searching import search_log
 from training.run import RunDirectory
-from ui.compare import CompareHandlers
-from ui.form import find_model
-from ui.run_pages.curves import RunCurve, render_curves, smoothed, ticks
-from ui.run_pages.endpoints import RunEndpoints
-from ui.run_pages.handlers import RunsHandlers
-from ui.run_pages.samples import nearest_step
-from ui.run_pages.words import advice, duration
+from ui.compare.tab import CompareHandlers
+from ui.compare.values import find_model
+from ui.runs.curves import RunCurve, render_curves, smoothed, ticks
+from ui.runs.endpoints import RunEndpoints
+from ui.runs.handlers import RunsHandlers
+from ui.runs.samples import nearest_step
+from ui.runs.words import advice, duration
 from ui.services import RunServices
 
 BIG_LINES, BIG_ROWS, NUM_RUNS = 500_000, 100_000, 200

@@ -24,12 +24,12 @@ from tests.train_fakes import (
 from training.config import ObjectiveName, TrainingConfig
 from training.planning.estimate import MemoryReport
 from training.recipe import complete
-from ui.fields import all_settings, describe
-from ui.preparing import Preparation
-from ui.train import TrainHandlers
-from ui.train_cards import duration, render_memory, render_started
-from ui.train_endpoints import TrainEndpoints
-from ui.train_form import BASIC, CHOSEN_BY_RECIPE, OBJECTIVE_TITLES, OF_THE_SOURCE, build_train_form
+from ui.forms.fields import all_settings, describe
+from ui.train.cards import duration, render_memory, render_started
+from ui.train.endpoints import TrainEndpoints
+from ui.train.form import BASIC, CHOSEN_BY_RECIPE, OBJECTIVE_TITLES, OF_THE_SOURCE, build_train_form
+from ui.train.preparing import Preparation
+from ui.train.tab import TrainHandlers
 
 DATA = FakeDataSet().id
 

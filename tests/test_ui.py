@@ -21,18 +21,18 @@ from chats.errors import UserError
 from chats.generation.png import read_png
 from chats.shapes import SHAPES_NUM_STEPS
 from tests.page_fakes import MODEL, FakeStudio, Visitor, color_of, without_pair
-from ui.board import lay_out
-from ui.cards import Status, render_board, render_status
-from ui.compare import CompareHandlers, empty_board
-from ui.compare_form import SCHEDULERS
-from ui.comparing import compare
-from ui.endpoints import Endpoints
-from ui.form import build_config, find_model, form_values
+from ui.compare.board import lay_out
+from ui.compare.cards import Status, render_board, render_status
+from ui.compare.comparing import compare
+from ui.compare.endpoints import Endpoints
+from ui.compare.form import SCHEDULERS
+from ui.compare.methods import METHODS
+from ui.compare.tab import CompareHandlers, empty_board
+from ui.compare.values import build_config, find_model, form_values
 from ui.look import launch_options
-from ui.methods import METHODS
 from ui.pictures import enlarge, open_uri
-from ui.runs import Runs
 from ui.server import check_login, prepare_environment
+from ui.tickets import Tickets
 
 ROOT = Path(__file__).parent.parent
 FORM = {
@@ -333,7 +333,7 @@ def test_a_png_without_settings_is_a_clear_message(tmp_path):
 
 
 def test_a_newer_run_ends_the_one_before_it_in_the_same_tab_only():
-    runs = Runs()
+    runs = Tickets()
     first, other = runs.begin("a"), runs.begin("b")
     second = runs.begin("a")
     assert (first.is_set(), second.is_set(), other.is_set()) == (True, False, False)
@@ -360,14 +360,14 @@ def test_after_a_stop_the_next_run_goes_through():
 
 
 def test_tickets_are_forgotten_when_runs_end():
-    runs = Runs()
+    runs = Tickets()
     runs.finish("a", runs.begin("a"))
     assert runs.num_others("b") == 0
     assert not runs.stop("a")
 
 
 def test_a_waiting_run_is_stopped_at_once_and_a_running_one_says_that_it_ends():
-    runs = Runs()
+    runs = Tickets()
     ticket = runs.begin("a")
     assert not runs.stop("a")
     assert ticket.is_set()

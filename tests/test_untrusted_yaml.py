@@ -5,7 +5,7 @@ import time
 import pytest
 
 from chats.errors import UserError
-from ui.untrusted_yaml import MAX_BYTES, read_untrusted_yaml
+from ui.train.untrusted_yaml import MAX_BYTES, read_untrusted_yaml
 
 BOMB = "a: &a [x, x]\n" + "\n".join(f"{b}: &{b} [*{a}, *{a}]" for a, b in ("ab", "bc", "cd"))
 

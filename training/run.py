@@ -5,11 +5,8 @@ metrics.jsonl, added to line by line. This module imports no torch, so that a pa
 """
 
 import contextlib
-import errno
 import json
 import logging
-import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +22,7 @@ from pydantic import AwareDatetime, Field, ValidationError
 from chats.config import FrozenSettings, MethodName
 from chats.errors import UserError, explain_validation
 from training.config import TrainingConfig, load_training_config
+from training.disk import PARTIAL, disk_errors_explained, read_if_there, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -46,15 +44,8 @@ RunState = Literal[
 Metrics = dict[str, float | None]
 """One line of metrics.jsonl; it has at least `step`."""
 
-RUN_REMEDY = "then resume the run; or set run.output to another folder."
-"""What to do when the disk refuses to write a run."""
-
 _LOCK_WAIT_SECONDS = 1.0
 """Longer than anybody holds the lock only to see whether it is free."""
-PARTIAL = ".partial"
-"""What the name of a file ends in while it is being written."""
-
-_DISK_IS_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class RunStatus(FrozenSettings):
@@ -390,79 +381,6 @@ class RunDirectory:
         except UserError as error:
             logger.warning("%s", error)
             self._status_path.unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, text: str, *, remedy: str = "", is_durable: bool = True) -> None:
-    """Write a file so that it is always the old one or the new one, even if the power goes.
-
-    Args:
-        path: The file; its folder is made.
-        text: Its content.
-        remedy: See `disk_errors_explained`.
-        is_durable: Whether to wait for the disk; without, power that goes may take the content.
-
-    Raises:
-        UserError: It can't be written; the old one stays.
-    """
-    partial = path.with_name(f".{path.name}-{secrets.token_hex(4)}{PARTIAL}")
-    with disk_errors_explained(path, remedy=remedy or RUN_REMEDY):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("x", encoding="utf-8") as file:
-                file.write(text)
-                if is_durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            partial.rename(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        if is_durable:
-            sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Have a file's content, or a folder's list of names, on the disk before going on."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def disk_errors_explained(path: Path, *, remedy: str = RUN_REMEDY) -> Iterator[None]:
-    """Turn what the disk refuses within into a UserError that says what to do.
-
-    Args:
-        path: How the message calls what is written.
-        remedy: What to do after the disk was put in order, or instead.
-    """
-    try:
-        yield
-    except OSError as error:
-        advice = (
-            "Free some space on that disk"
-            if error.errno in _DISK_IS_FULL
-            else "Make that folder one that can be written to"
-        )
-        raise UserError(
-            f"Can't write {path}: {error.strerror or error}. {advice}, {remedy}"
-        ) from error
-
-
-def read_if_there(path: Path) -> bytes | None:
-    """Return a file's content; none if there is no such file.
-
-    Raises:
-        UserError: It is there and can't be read.
-    """
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise UserError(f"Can't read {path}: {error.strerror}.") from error
 
 
 def parse_metrics(line: bytes) -> Metrics | None:

@@ -5,16 +5,16 @@ from collections.abc import Iterator
 
 import gradio as gr
 
-from ui.cards import render_model_status
-from ui.compare import build_compare
-from ui.data import build_data
-from ui.endpoints import add_endpoints
+from ui.compare.cards import render_model_status
+from ui.compare.endpoints import add_endpoints
+from ui.compare.tab import build_compare
+from ui.data.tab import build_data
 from ui.html import plain_html
-from ui.run_pages.endpoints import add_run_endpoints
-from ui.run_pages.tab import build_runs
+from ui.runs.endpoints import add_run_endpoints
+from ui.runs.tab import build_runs
 from ui.services import Services
-from ui.train import build_train, kept_form
-from ui.train_endpoints import add_train_endpoints
+from ui.train.endpoints import add_train_endpoints
+from ui.train.tab import build_train, kept_form
 
 TITLE = "CHATS"
 SENTENCE = "One prompt, one seed, sampled with and without human preferences, side by side."

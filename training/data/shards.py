@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from chats.errors import UserError
-from training.run import PARTIAL, disk_errors_explained, sync, write_atomically
+from training.disk import PARTIAL, disk_errors_explained, sync, write_atomically
 
 ShardDtype = Literal["float32", "float16"]
 """Number format of floating-point tensors in the files."""

@@ -20,9 +20,9 @@ from training.data.batches import DrawSettings, Unfinished
 from training.data.draws import block_order
 from training.data.encoding import Size
 from training.data.online_pairs import OnlineEncoder
+from training.disk import disk_errors_explained
 from training.preferences import PreferencePair
 from training.preferences.stream import PairStream, Place
-from training.run import disk_errors_explained
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from training.datasets.records import (
     Report,
     StoredRow,
 )
-from training.run import disk_errors_explained, sync, write_atomically
+from training.disk import disk_errors_explained, sync, write_atomically
 
 Line = TypeVar("Line", bound=BaseModel)
 

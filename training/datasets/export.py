@@ -12,7 +12,7 @@ import yaml
 from training.datasets.dataset import METADATA, Dataset
 from training.datasets.importing import OnProgress, Progress
 from training.datasets.records import DISK_REMEDY, StoredRow
-from training.run import disk_errors_explained
+from training.disk import disk_errors_explained
 
 CARD = "README.md"
 

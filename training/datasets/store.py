@@ -16,7 +16,7 @@ from chats.errors import UserError
 from chats.generation.prompts import clean_prompt
 from training.datasets.dataset import METADATA, PICTURES, RECORD, REPORT, Dataset, write_rows
 from training.datasets.records import DISK_REMEDY, DatasetRecord, Report
-from training.run import disk_errors_explained, sync, write_atomically
+from training.disk import disk_errors_explained, sync, write_atomically
 
 _ID = re.compile(r"\d{8}-[0-9a-f]{8}")
 _STAGED = re.compile(r"\.staged-[0-9a-f]{16}")

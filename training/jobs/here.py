@@ -14,6 +14,7 @@ import psutil
 
 import training
 from chats.errors import UserError
+from training.disk import disk_errors_explained
 from training.jobs.devices import choose_devices, device_variables, machine_devices
 from training.jobs.launchers import Report
 from training.jobs.processes import (
@@ -27,7 +28,7 @@ from training.jobs.processes import (
 from training.jobs.reading import LogChunk, last_line, read_log
 from training.jobs.workspace import RUN_VARIABLE, Job, JobFolder
 from training.launch import Engine, find_engine, launch_command
-from training.run import RunDirectory, disk_errors_explained
+from training.run import RunDirectory
 
 _ROOT = Path(training.__file__).parents[1]
 _SECRET = re.compile(

@@ -15,9 +15,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from chats.errors import UserError
+from training.disk import disk_errors_explained
 from training.jobs.here import lives_here
 from training.jobs.workspace import RUN_VARIABLE, Job, JobFolder, Workspace
-from training.run import RunDirectory, disk_errors_explained
+from training.run import RunDirectory
 
 _LOOK_SECONDS = 0.3
 _LOOK_AGAIN_SECONDS = 5.0

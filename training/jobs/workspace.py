@@ -22,13 +22,8 @@ from pydantic import AwareDatetime, Field, ValidationError
 from chats.config import FrozenSettings
 from chats.errors import UserError, explain_validation
 from training.config import TrainingConfig
-from training.run import (
-    RunDirectory,
-    disk_errors_explained,
-    read_if_there,
-    sync,
-    write_atomically,
-)
+from training.disk import disk_errors_explained, read_if_there, sync, write_atomically
+from training.run import RunDirectory
 
 RUN_VARIABLE = "CHATS_RUN"
 """Names the run's folder in the environment of all processes that a queue started for it."""

@@ -26,8 +26,8 @@ from torch import Tensor
 from chats.config import FrozenSettings
 from chats.errors import UserError, explain_validation
 from training.data.shards import as_os_error
+from training.disk import disk_errors_explained, sync
 from training.loop.sharding import shared_out
-from training.run import disk_errors_explained, sync
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from training.run import disk_errors_explained
+from training.disk import disk_errors_explained
 
 logger = logging.getLogger(__name__)
 

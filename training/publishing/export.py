@@ -26,8 +26,8 @@ from chats.pairs.halves import adapted_layers, load_denoiser
 from chats.pairs.pair import Pair, PairMetadata, check_fits, save_denoiser, save_pair
 from chats.pairs.weight_files import VARIANT_MARKS, check_weight_files, local_folder, read_json
 from chats.shapes import SHAPES_MODEL
+from training.disk import sync
 from training.publishing.card import Layout
-from training.run import sync
 
 _SD15_PARTS = {name: name for name in ("text_encoder", "tokenizer", "vae", "scheduler")}
 _SDXL_PARTS = {"text_encoder_2": "text_encoder_two", "tokenizer_2": "tokenizer_two"}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from chats.errors import UserError
-from ui.run_pages.view import Asked, LogFile, Part, RunsView
+from ui.runs.view import Asked, LogFile, Part, RunsView
 from ui.services import RunServices
 from ui.told import told
 

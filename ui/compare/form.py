@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import gradio as gr
 from gradio.components import Component
 
-from ui.form import MAX_BATCH
-from ui.methods import METHODS, SHOWN_FIRST
+from ui.compare.methods import METHODS, SHOWN_FIRST
+from ui.compare.values import MAX_BATCH
 from ui.services import ModelChoice
 
 SCHEDULERS = (

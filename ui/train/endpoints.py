@@ -10,10 +10,10 @@ import gradio as gr
 from chats.errors import UserError
 from training.desk import TrainingDesk
 from training.recipe import OWN_TO_A_RUN, complete
-from ui.preparing import Preparation, Prepared
 from ui.told import told
-from ui.train import start_training
-from ui.train_form import FIRST_RECIPE
+from ui.train.form import FIRST_RECIPE
+from ui.train.preparing import Preparation, Prepared
+from ui.train.tab import start_training
 
 
 class TrainEndpoints:

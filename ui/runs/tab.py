@@ -5,11 +5,11 @@ from typing import Any
 
 import gradio as gr
 
-from ui.compare_form import pair_choices
-from ui.form import find_model
-from ui.run_pages.handlers import RunsHandlers, Seen
-from ui.run_pages.layout import Layout, lay_out
-from ui.run_pages.view import Asked
+from ui.compare.form import pair_choices
+from ui.compare.values import find_model
+from ui.runs.handlers import RunsHandlers, Seen
+from ui.runs.layout import Layout, lay_out
+from ui.runs.view import Asked
 from ui.services import Services
 from ui.told import told
 

@@ -9,10 +9,10 @@ from gradio.components import Component
 from training.config import TrainingConfig
 from training.desk import DataSetSummary
 from training.recipe import complete
-from ui.forms import SettingsForm
+from ui.forms.form import SettingsForm
 from ui.html import plain_html
-from ui.preparing import Preparation
-from ui.train_cards import recipe_title, render_recipe
+from ui.train.cards import recipe_title, render_recipe
+from ui.train.preparing import Preparation
 
 CHOSEN_BY_RECIPE = ("model.kind", "objective.name", "model.base")
 """What is trained: asked beside the recipe."""

@@ -11,16 +11,16 @@ import gradio as gr
 from chats.config import GenerationConfig, Row
 from chats.errors import UserError
 from chats.generation.png import read_png
-from ui.board import Board, lay_out
-from ui.cards import IDLE, Status, render_board, render_status
-from ui.compare_form import MAX_DRAWN_SEED, CompareForm, build_form, pair_choices
-from ui.comparing import STOPPED, STOPPING, View, compare
-from ui.form import build_config, find_model, form_values
+from ui.compare.board import Board, lay_out
+from ui.compare.cards import IDLE, Status, render_board, render_status
+from ui.compare.comparing import STOPPED, STOPPING, View, compare
+from ui.compare.form import MAX_DRAWN_SEED, CompareForm, build_form, pair_choices
+from ui.compare.methods import SHOWN_FIRST
+from ui.compare.overlay import overlay_updates
+from ui.compare.values import build_config, find_model, form_values
 from ui.html import plain_html
-from ui.methods import SHOWN_FIRST
-from ui.overlay import overlay_updates
-from ui.runs import QUEUE, Runs
 from ui.services import ModelChoice, Services
+from ui.tickets import QUEUE, Tickets
 
 # Gradio needs a fixed value to read the form again after a restart; nothing secret is stored.
 STORAGE_SECRET = "chats"
@@ -31,7 +31,7 @@ class CompareHandlers:
 
     def __init__(self, services: Services):
         self._services = services
-        self._runs = Runs()
+        self._runs = Tickets()
 
     def begin(self, request: gr.Request) -> tuple[Any, ...]:
         """Answer a press of Generate at once, end what this tab is doing, and open the way."""

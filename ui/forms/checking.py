@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from chats.errors import UserError
-from ui.fields import Group, Setting, all_settings, nest, value_at
+from ui.forms.fields import Group, Setting, all_settings, nest, value_at
 
 Model = TypeVar("Model", bound=BaseModel)
 Choices = Sequence[tuple[str, str]]

@@ -10,11 +10,11 @@ from chats.errors import UserError
 from training.datasets import Dataset
 from training.datasets.importing import Progress
 from training.preferences.rows import UnknownColumnsError
-from ui.cards import Status, render_status
-from ui.data_actions import COLUMN_NAMES, NAME_COLUMNS, DataActions, Selection
-from ui.data_cards import choice, render_head, render_pairs, render_preview, render_report
-from ui.data_endpoints import add_data_endpoints
-from ui.data_form import IDLE, AddForm, DatasetView, build_add_form, build_view
+from ui.compare.cards import Status, render_status
+from ui.data.actions import COLUMN_NAMES, NAME_COLUMNS, DataActions, Selection
+from ui.data.cards import choice, render_head, render_pairs, render_preview, render_report
+from ui.data.endpoints import add_data_endpoints
+from ui.data.form import IDLE, AddForm, DatasetView, build_add_form, build_view
 from ui.html import plain_html
 from ui.services import Services
 from ui.told import told

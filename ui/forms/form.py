@@ -1,7 +1,7 @@
 """A form made of any frozen settings model: inputs, marks beside them, and what they say.
 
-The model's own schema says everything (see `ui.fields`); a layout places the settings that belong
-first and folds the rest, group by group.
+The model's own schema says everything (see `ui.forms.fields`); a layout places the settings that
+belong first and folds the rest, group by group.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,8 @@ import gradio as gr
 from gradio.components import Component
 from pydantic import BaseModel
 
-from ui.checking import Choices, read_inputs, show_inputs
-from ui.fields import Ask, Group, Setting, all_settings, describe, value_at
+from ui.forms.checking import Choices, read_inputs, show_inputs
+from ui.forms.fields import Ask, Group, Setting, all_settings, describe, value_at
 from ui.html import plain_html
 
 MAX_RADIO_CHOICES = 3

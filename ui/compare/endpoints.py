@@ -15,10 +15,10 @@ from chats.denoising.methods import needs_pair
 from chats.errors import UserError
 from chats.generation.events import ImagesEvent, StepEvent
 from chats.generation.png import config_of_row, read_png, save_png
-from ui.form import build_config, find_model
-from ui.methods import METHODS, SHOWN_FIRST
-from ui.runs import QUEUE
+from ui.compare.methods import METHODS, SHOWN_FIRST
+from ui.compare.values import build_config, find_model
 from ui.services import ModelChoice, Services
+from ui.tickets import QUEUE
 
 
 class Endpoints:

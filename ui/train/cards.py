@@ -7,7 +7,7 @@ from html import escape
 from training.desk import Speed
 from training.planning.estimate import MemoryReport
 from training.recipe import Recipe
-from ui.preparing import Course, Prepared
+from ui.train.preparing import Course, Prepared
 
 _GB = 1e9
 HOW_TO_GET_DATA = (

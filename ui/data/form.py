@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from ui.cards import Status, render_status
-from ui.data_actions import COLUMN_NAMES, ONLY
-from ui.data_cards import EMPTY
+from ui.compare.cards import Status, render_status
+from ui.data.actions import COLUMN_NAMES, ONLY
+from ui.data.cards import EMPTY
 from ui.html import plain_html
 
 IDLE = Status("idle", "", "Every picture is decoded once; rows that can't be used are listed.")

@@ -9,12 +9,12 @@ import gradio as gr
 from chats.errors import UserError
 from training.jobs.catalogue import RunEntry
 from training.jobs.summary import Action
-from ui.run_pages.cards import EMPTY, render_head, render_list
-from ui.run_pages.curves import MAX_POINTS, MAX_RUNS, RunCurve, render_curves
-from ui.run_pages.logs import TAIL_BYTES, render_matches, render_tail
-from ui.run_pages.samples import SampleBook, nearest_step, steps_of
-from ui.run_pages.settings import render_differences, render_settings
-from ui.run_pages.words import short_title
+from ui.runs.cards import EMPTY, render_head, render_list
+from ui.runs.curves import MAX_POINTS, MAX_RUNS, RunCurve, render_curves
+from ui.runs.logs import TAIL_BYTES, render_matches, render_tail
+from ui.runs.samples import SampleBook, nearest_step, steps_of
+from ui.runs.settings import render_differences, render_settings
+from ui.runs.words import short_title
 from ui.services import RunServices
 
 BUTTONS: tuple[Action, ...] = ("resume", "stop", "kill", "delete")

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from chats.config import GenerationConfig
 from chats.errors import UserError
 from chats.generation.events import ImagesEvent, StepEvent
-from ui.board import Board, lay_out, with_images, with_previews
-from ui.cards import Status
+from ui.compare.board import Board, lay_out, with_images, with_previews
+from ui.compare.cards import Status
 from ui.services import ModelChoice, Services
 
 logger = logging.getLogger(__name__)

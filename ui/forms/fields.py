@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel
 
-from ui.untrusted_yaml import read_untrusted_yaml
+from ui.train.untrusted_yaml import read_untrusted_yaml
 
 Kind = Literal["choice", "several", "switch", "number", "text", "lines", "yaml"]
 """`several` is any number of choices; `lines` is a list with one item a line; `yaml` is whatever

@@ -4,8 +4,8 @@ from typing import Any
 
 import gradio as gr
 
-from ui.board import Board
-from ui.methods import METHODS
+from ui.compare.board import Board
+from ui.compare.methods import METHODS
 from ui.pictures import enlarge, open_uri
 
 PREFERENCE = (("cfg", "chats"), ("standard", "chats"), ("standard", "cfg"))

@@ -12,10 +12,9 @@ from chats.errors import UserError
 from training.config import TrainingConfig
 from training.desk import EstimateSupersededError, TrainingDesk
 from training.recipe import Recipe, complete, make_recipe, write_recipe
-from ui.preparing import BASE, Preparation, Prepared
-from ui.runs import Runs
+from ui.tickets import Tickets
 from ui.told import told
-from ui.train_cards import (
+from ui.train.cards import (
     COUNTING,
     NOT_COUNTED,
     render_course,
@@ -28,8 +27,9 @@ from ui.train_cards import (
     render_refused,
     render_started,
 )
-from ui.train_form import OF_THE_SOURCE, TrainForm, build_train_form, data_choices, newest
-from ui.untrusted_yaml import MAX_BYTES, read_untrusted_yaml
+from ui.train.form import OF_THE_SOURCE, TrainForm, build_train_form, data_choices, newest
+from ui.train.preparing import BASE, Preparation, Prepared
+from ui.train.untrusted_yaml import MAX_BYTES, read_untrusted_yaml
 
 RESTS_AFTER_SECONDS = 0.5
 """The memory is counted when nothing has changed for so long."""
@@ -54,7 +54,7 @@ class TrainHandlers:
         self._preparation = preparation
         self._form = form
         self._settings = form.settings
-        self._estimates = Runs()
+        self._estimates = Tickets()
 
     def preview(
         self, data_id: Any, start: Recipe, request: gr.Request, *values: Any

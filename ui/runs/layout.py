@@ -7,7 +7,7 @@ import gradio as gr
 from gradio.components import Component
 
 from ui.html import plain_html
-from ui.run_pages.view import BUTTONS
+from ui.runs.view import BUTTONS
 
 LABELS = {"stop": "Stop and save", "kill": "Kill", "resume": "Resume", "delete": "Delete"}
 VARIANTS = {"stop": "secondary", "resume": "primary"}

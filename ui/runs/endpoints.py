@@ -8,7 +8,7 @@ import gradio as gr
 from chats.errors import UserError
 from training.changes import flat_settings
 from training.jobs.catalogue import RunEntry
-from ui.run_pages.words import accuracy, title_of
+from ui.runs.words import accuracy, title_of
 from ui.services import RunServices
 from ui.told import told
 

@@ -6,7 +6,7 @@ from typing import Any
 from chats.config import GenerationConfig, MethodName, parse_generation_config
 from chats.denoising.methods import uses_alpha, uses_scale
 from chats.errors import UserError
-from ui.methods import METHODS
+from ui.compare.methods import METHODS
 from ui.services import ModelChoice
 
 MAX_BATCH = 8

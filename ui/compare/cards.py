@@ -6,8 +6,8 @@ from html import escape
 from typing import Literal
 
 from chats.wording import combination
-from ui.board import Board, Cell
-from ui.methods import METHODS
+from ui.compare.board import Board, Cell
+from ui.compare.methods import METHODS
 from ui.services import ModelStatus
 
 HOW_TO_GET_A_PAIR = (

@@ -8,8 +8,8 @@ from chats.errors import UserError
 from training.config import TrainingConfig
 from training.desk import DataSetSummary, Speed, TrainingDesk
 from training.planning.estimate import pairs_per_step
-from ui.checking import Choices, check
-from ui.fields import all_settings, describe
+from ui.forms.checking import Choices, check
+from ui.forms.fields import all_settings, describe
 
 BASE = "model.base"
 

@@ -6,7 +6,7 @@ QUEUE = "device"
 """Everything that generates, from the page or by the API, waits in this one queue."""
 
 
-class Runs:
+class Tickets:
     """One ticket per tab: setting it ends that tab's generation within one step.
 
     A ticket is drawn when a person asks, before the request waits in the queue: Stop reaches a

@@ -11,7 +11,7 @@ from training.datasets.store import DatasetSummary
 from training.preferences.bad_rows import RowFault
 from training.preferences.hub import HubPreview
 from training.preferences.pairs import PictureFile
-from ui.data_actions import Selection
+from ui.data.actions import Selection
 from ui.pictures import display_uri
 
 THUMBNAIL_PX = 256

@@ -5,7 +5,7 @@ from html import escape
 
 from training.jobs.catalogue import RunEntry
 from training.jobs.summary import JobSummary
-from ui.run_pages.words import STATES, accuracy, advice, duration, title_of, when
+from ui.runs.words import STATES, accuracy, advice, duration, title_of, when
 
 MAX_LISTED = 50
 """Older runs are folded away."""

@@ -1,0 +1,1 @@
+"""Forms made of any frozen settings model."""

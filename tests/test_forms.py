@@ -18,7 +18,10 @@ from ui.forms.form import SettingsForm, render_note
 REQUIRED = {"data": {"path": "pairs"}, "run": {"output": "out"}}
 CONFIGS = {
     GenerationConfig: GenerationConfig(),
-    TrainingConfig: TrainingConfig.model_validate(REQUIRED),
+    # The reference's errors can be kept only of pairs that are encoded ahead.
+    TrainingConfig: TrainingConfig.model_validate(
+        REQUIRED | {"data": REQUIRED["data"] | {"encode": "online"}}
+    ),
 }
 CANDIDATES = (
     *(True, False, 0, 1, 2, 7, 9, 16, 512, 0.25, 0.5, 1e-9, 3e-9, "x", "a b", "owner/name"),
@@ -176,7 +179,8 @@ def test_a_fault_of_a_group_stands_at_the_setting_that_it_names():
     assert found == {
         "optimizer.warmup_steps": "warmup_steps 1000 must be less than num_steps 1000."
     }
-    found = problems_of(TrainingConfig, start, **{"data.streaming": True})
+    stream = {"data.streaming": True, "data.encode": "ahead"}
+    found = problems_of(TrainingConfig, start, **stream)
     assert list(found) == ["data.streaming"]
     found = problems_of(Outer, Outer(), **{"inner.size": 8, "inner.share": 0.95})
     assert list(found) == ["inner.share"]

@@ -36,6 +36,7 @@ OF_THE_SOURCE = (
     "data.label_columns",
     "data.split",
     "data.streaming",
+    "data.shuffle_buffer",
 )
 """How a source is read: not asked, since the data sets here have one layout."""
 

@@ -1,6 +1,7 @@
 """The cache of encoded pairs: nothing is encoded twice, and nothing changes by it."""
 
 import copy
+import functools
 import shutil
 
 import pytest
@@ -36,6 +37,7 @@ def pipeline(tiny, monkeypatch):
         pipeline.encoded["pictures"] += len(pixels)
         return encode(pixels)
 
+    @functools.wraps(encode_prompt)
     def counted_encode_prompt(prompt, **options):
         pipeline.encoded["prompts"] += len(prompt)
         return encode_prompt(prompt=prompt, **options)

@@ -12,6 +12,7 @@ from training.config import TrainingConfig
 from training.jobs import console as console_module
 from training.jobs.console import JobConsole, JobSettings
 from training.jobs.here import ThisMachine
+from training.loop.metrics import MEASURED
 from training.loop.trainer import train
 from training.run import RunDirectory
 
@@ -118,11 +119,11 @@ def test_a_training_that_is_stopped_and_resumed_has_the_losses_of_an_uninterrupt
     train(config)
     wait_until(console, run_id, "succeeded", seconds=400)
     assert losses(console.directory(run_id)) == losses(RunDirectory(config.run.output))
-    assert "Training" in console.log(run_id, file="output").text
+    assert "The pair is in" in console.log(run_id, file="output").text
 
 
 def losses(run: RunDirectory) -> list[dict]:
     return [
-        {name: value for name, value in row.items() if name != "pairs_per_second"}
+        {name: value for name, value in row.items() if name not in MEASURED}
         for row in run.read_metrics()
     ]

@@ -312,12 +312,15 @@ class RunDirectory:
         write_atomically(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
 
     @contextlib.contextmanager
-    def probe(self) -> Iterator[bool]:
+    def probe(self, *, wait_seconds: float = 0) -> Iterator[bool]:
         """Take alive.lock if it is free, so that no trainer lives within; yields whether it was.
 
         The system frees it when a process ends, however. Who keeps the run finds it held.
+
+        Args:
+            wait_seconds: How long to wait for a trainer that is about to end.
         """
-        with _taken(FileLock(self._lock_path), wait_seconds=0) as was_free:
+        with _taken(FileLock(self._lock_path), wait_seconds=wait_seconds) as was_free:
             yield was_free
 
     def add_samples(self, samples: Sequence[Sample]) -> None:

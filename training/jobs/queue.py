@@ -15,6 +15,9 @@ from training.launch import find_engine
 
 HERE = "here"
 
+_LEAVE_SECONDS = 10.0
+"""Longer than a trainer needs from its last word in status.json to its end."""
+
 
 class JobQueue:
     """The order of a workspace's runs, and who starts them.
@@ -127,7 +130,8 @@ class JobQueue:
 
     def _restart(self, folder: JobFolder, job: Job) -> None:
         job = job.model_copy(update={"handle": None})
-        with folder.run.probe() as is_free:
+        # A trainer that has told its end may take a moment to leave.
+        with folder.run.probe(wait_seconds=_LEAVE_SECONDS) as is_free:
             if not is_free:
                 raise UserError(f"The run {folder.id} is being trained: it can't be started.")
             folder.forget_stop()

@@ -119,7 +119,7 @@ def test_a_training_that_is_stopped_and_resumed_has_the_losses_of_an_uninterrupt
     train(config)
     wait_until(console, run_id, "succeeded", seconds=400)
     assert losses(console.directory(run_id)) == losses(RunDirectory(config.run.output))
-    assert "The pair is in" in console.log(run_id, file="output").text
+    assert "'-m', 'training'" in console.log(run_id, file="output").text
 
 
 def losses(run: RunDirectory) -> list[dict]:

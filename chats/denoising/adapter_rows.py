@@ -40,13 +40,24 @@ class LowRank:
     scaling: float
     """alpha / rank."""
 
-    def update(self, inputs: torch.Tensor, layer: nn.Module) -> torch.Tensor:
-        """Return B·A·x for the inputs of the layer that the adapter sits on."""
+    def add_to(self, output: torch.Tensor, inputs: torch.Tensor, layer: nn.Module) -> None:
+        """Add scaling·B·A·x to the layer's output in place; no copy of it is made.
+
+        Args:
+            output: rows of what the layer itself returned.
+            inputs: the same rows of its inputs.
+            layer: the layer that the adapter sits on.
+        """
+        inputs = inputs.to(self.down.dtype)
         if self.down.ndim == 2:
-            return functional.linear(functional.linear(inputs, self.down), self.up)
+            low = functional.linear(inputs, self.down).flatten(0, -2).to(output.dtype)
+            flat = output.view(-1, output.shape[-1])
+            flat.addmm_(low, self.up.T.to(output.dtype), alpha=self.scaling)
+            return
         base = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
         shape = {"stride": base.stride, "padding": base.padding, "dilation": base.dilation}
-        return functional.conv2d(functional.conv2d(inputs, self.down, **shape), self.up)
+        update = functional.conv2d(functional.conv2d(inputs, self.down, **shape), self.up)
+        output.add_(update.to(output.dtype), alpha=self.scaling)
 
 
 AdaptedLayers = Mapping[nn.Module, Mapping[str, LowRank]]
@@ -262,10 +273,8 @@ class _Hook:
             return None
         for name, part in _runs(rows):
             if name in self._adapters:
-                adapter = self._adapters[name]
-                update = adapter.update(inputs[part].to(adapter.down.dtype), layer)
-                # A layer's own output is nobody else's yet: adding in place spares a copy of it.
-                output[part].add_(update.to(output.dtype), alpha=adapter.scaling)
+                # A layer's own output is nobody else's yet, so it may be changed in place.
+                self._adapters[name].add_to(output[part], inputs[part], layer)
         return output
 
 

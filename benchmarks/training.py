@@ -4,9 +4,10 @@
     python -m benchmarks.training --base FOLDER --resolution 1024
 
 The first table times one step's forwards and backward of a LoRA pair: both adapters in one forward,
-as it is trained, against a forward for each prediction. The second trains: with everything encoded
-ahead, read from a cache, and encoded in the loop; with and without gradient checkpointing. Within a
-round all contestants take turns; a ratio is the median over rounds, its spread the quartiles.
+as it is trained, against a forward for each prediction. The second trains: encoded in the loop,
+ahead, and read from a cache, the reference's errors with it; and with gradient checkpointing. What
+comes before the first step counts only in the last column. Within a round all contestants take
+turns; a ratio is the median over rounds, its spread the quartiles.
 """
 
 from __future__ import annotations
@@ -145,6 +146,10 @@ def print_trainings(config: BenchConfig, pairs: Path, *, kind: str, folder: Path
         "encoded in the loop": {"data": {"encode": "online"}},
         "encoded ahead": {},
         "from the cache": {"data": {"cache": cache}},
+        "from the cache, the reference's errors too": {
+            "data": {"cache": cache},
+            "objective": {"cache_reference": True},
+        },
         "from the cache, gradient checkpointing": {
             "data": {"cache": cache},
             "optimizer": {"gradient_checkpointing": True},
@@ -233,7 +238,7 @@ def _training_config(
         },
     }
     for group, values in (changes or {}).items():
-        settings[group] = settings[group] | values
+        settings[group] = settings.get(group, {}) | values
     return TrainingConfig.model_validate(settings)
 
 

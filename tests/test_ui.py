@@ -348,6 +348,17 @@ def test_stop_reaches_a_run_that_still_waits_in_the_queue():
     assert last[0].state == "stopped"
 
 
+def test_stop_leaves_the_last_word_to_a_run_that_runs():
+    """Its answer may come after the run's own end, and must not cover it."""
+    handlers = CompareHandlers(FakeStudio().services())
+    handlers.begin(Visitor())
+    running = handlers.run_all(empty_board(MODEL), Visitor(), **ALL_FORM)
+    next(running)
+    status, _ = handlers.halt(Visitor())
+    assert status == gr.skip()
+    assert list(running)[-1][0].state == "stopped"
+
+
 def test_after_a_stop_the_next_run_goes_through():
     handlers = CompareHandlers(FakeStudio().services())
     for _ in range(2):

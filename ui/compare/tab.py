@@ -61,10 +61,14 @@ class CompareHandlers:
             yield _updates(view, remember=form if k == 0 else None)
 
     def halt(self, request: gr.Request) -> tuple[Any, ...]:
-        """End this tab's run: at once if it waits, within one step if it runs."""
+        """End this tab's run: at once if it waits, within one step if it runs.
+
+        A run that runs has the last word on its end, and may have said it before this answer is
+        there; the page itself says "Stopping" until then.
+        """
         is_running = self._runs.stop(_session(request))
-        text = STOPPING if is_running else STOPPED
-        return render_status(Status("stopped", text)), gr.Button(interactive=False)
+        status = gr.skip() if is_running else render_status(Status("stopped", STOPPED))
+        return status, gr.Button(interactive=False)
 
     def leave(self, request: gr.Request) -> None:
         """End what a tab that is closed or reloaded was doing."""

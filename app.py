@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +22,15 @@ from chats.errors import UserError
 from chats.generation.events import ImagesEvent, StepEvent
 from chats.pairs import hub
 from chats.pairs.weight_files import read_json
+from chats.scoring.scorer import Scorer, score_pictures
 from chats.shapes import BASE, PAIR, SHAPES_MODEL, SHAPES_NUM_STEPS
 from training.commands import Push
 from training.datasets import DatasetStore
 from training.desk import TrainingDesk
 from training.jobs.catalogue import RunCatalogue
 from training.jobs.console import JobConsole, JobSettings
+from training.votes import VoteStore
+from training.votes.scores import Judge
 from ui.runs.words import short_title
 from ui.server import (
     LOGIN_VARIABLE,
@@ -95,6 +99,7 @@ class Models:
         self._pair_of_run = pair_of_run
         self._lock = threading.Lock()
         self._manager: ModelManager | None = None
+        self._scorers: dict[str, Scorer] = {}
         self._status = ModelStatus("loading", f"Loading {_title(settings.model)}…")
 
     def generate(
@@ -131,6 +136,16 @@ class Models:
             logger.exception("%s could not be loaded", title)
             self._status = ModelStatus("failed", f"{title} could not be loaded: {error}")
 
+    def scorer(self, name: str) -> Judge:
+        """Load a scorer, once; the name is one of the page's list."""
+        self._get_manager()
+        with self._lock:
+            if name not in self._scorers:
+                from chats.scoring.registry import scorer
+
+                self._scorers[name] = scorer(name, device=self._settings.device)
+        return partial(score_pictures, self._scorers[name])
+
     def open_libraries(self) -> None:
         """Import all that models and estimates need; two threads that do so at once fail."""
         self._get_manager()
@@ -156,6 +171,8 @@ def main(settings: Settings) -> None:
     models = Models(settings, pair_of_run=lambda run: pair_of_run(runs, run))
     datasets = DatasetStore(settings.workspace.expanduser().resolve() / "datasets")
 
+    votes = VoteStore(datasets.folder.parent / "votes", datasets)
+
     from ui.blocks import build_ui
     from ui.look import launch_options
 
@@ -165,6 +182,8 @@ def main(settings: Settings) -> None:
             models=lambda: offered_models(settings, runs),
             status=models.status,
             datasets=datasets,
+            votes=votes,
+            score=models.scorer,
             runs=runs,
             desk=make_desk(settings, models, runs=runs, datasets=datasets),
         )
@@ -185,7 +204,7 @@ def main(settings: Settings) -> None:
         **launch_options(),
     )
     logger.info("Serving http://%s:%d", settings.host, settings.port)
-    threading.Thread(target=take_up_runs, args=(runs,), name="runs", daemon=True).start()
+    threading.Thread(target=take_up, args=(runs, votes), name="runs", daemon=True).start()
     threading.Thread(target=models.warm_up, name="warm-up", daemon=True).start()
     page.block_thread()
 
@@ -217,9 +236,10 @@ def open_runs(settings: Settings) -> RunServices:
     return RunServices(console=console, catalogue=RunCatalogue(console), push=push)
 
 
-def take_up_runs(runs: RunServices) -> None:
+def take_up(runs: RunServices, votes: VoteStore) -> None:
     """Put right what happened while no server looked, and read all runs once."""
     try:
+        votes.mend()
         for run in runs.console.reconcile():
             logger.info("The training %s waited and was started.", run)
         runs.catalogue.entries()

@@ -12,9 +12,13 @@ from ui.data.tab import build_data
 from ui.html import plain_html
 from ui.runs.endpoints import add_run_endpoints
 from ui.runs.tab import build_runs
+from ui.scoreboard.tab import build_scoreboard
 from ui.services import Services
 from ui.train.endpoints import add_train_endpoints
 from ui.train.tab import build_train, kept_form
+from ui.vote.desk import VoteDesk
+from ui.vote.endpoints import add_vote_endpoints
+from ui.vote.tab import build_vote, kept_votes, train_on_votes
 
 TITLE = "CHATS"
 SENTENCE = "One prompt, one seed, sampled with and without human preferences, side by side."
@@ -35,24 +39,35 @@ def build_ui(services: Services) -> gr.Blocks:
         with gr.Row(elem_classes="top"):
             plain_html(HEADER, elem_classes="masthead-box")
             pill = plain_html(render_model_status(services.status()), elem_id="chats-model")
-        saved = kept_form()
+        saved, kept = kept_form(), kept_votes()
+        desk = VoteDesk(services)
+        refill, vote = None, None
         with gr.Tabs(elem_id="chats-tabs"):
             with gr.Tab("Compare", id="compare"):
                 pair = build_compare(services, page=page)
+            if services.votes:
+                with gr.Tab("Vote", id="vote") as voting:
+                    vote = build_vote(services, desk, page=page, tab=voting, kept=kept)
+                with gr.Tab("Scoreboard", id="scoreboard") as board:
+                    build_scoreboard(services, tab=board)
             with gr.Tab("Data", id="data") as tab:
                 build_data(services, tab=tab)
             if services.desk:
                 with gr.Tab("Train", id="train") as train:
-                    build_train(services.desk, page=page, tab=train, saved=saved)
+                    refill = build_train(services.desk, page=page, tab=train, saved=saved)
             if services.runs:
                 with gr.Tab("Runs", id="runs") as runs:
                     build_runs(services, page=page, tab=runs, pair=pair)
+        if vote and refill:
+            train_on_votes(vote, saved=saved, refill=refill)
         plain_html(FOOTER)
         add_endpoints(services)
         if services.desk:
             add_train_endpoints(services.desk)
         if services.runs:
             add_run_endpoints(services.runs)
+        if services.votes:
+            add_vote_endpoints(services, desk)
         _follow_model(services, page=page, pill=pill)
     return page.queue(max_size=32)
 

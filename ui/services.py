@@ -12,6 +12,8 @@ from training.datasets import DatasetStore
 from training.desk import TrainingDesk
 from training.jobs.catalogue import RunCatalogue
 from training.jobs.console import JobConsole
+from training.votes import VoteStore
+from training.votes.scores import Judge
 
 
 @dataclass(frozen=True)
@@ -96,3 +98,7 @@ class Services:
     """Where trainings are handed in; none where this server has no queue."""
     runs: RunServices | None = None
     """Trainings; none where this server has no queue."""
+    votes: VoteStore | None = None
+    """Votes on pictures; none where this server takes none."""
+    score: Callable[[str], Judge] | None = None
+    """Load a scorer by its name; none where there are none."""

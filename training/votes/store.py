@@ -78,6 +78,15 @@ class VoteStore:
         shown = repr(match_id)
         raise UserError(f"There is no match {shown if len(shown) <= 40 else shown[:39] + '…'}.")
 
+    def mend(self) -> None:
+        """Do what a kill left undone, in all collections.
+
+        Raises:
+            UserError: a file is damaged, or the disk refuses.
+        """
+        for each in self.collections():
+            each.mend()
+
     def _create(self, name: str) -> str:
         now = datetime.now(UTC)
         target = self.folder / f"{now:%Y%m%d}-{secrets.token_hex(4)}"

@@ -2,7 +2,7 @@
 
 import logging
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -212,8 +212,8 @@ def kept_form() -> gr.BrowserState:
 
 def build_train(
     desk: TrainingDesk, *, page: gr.Blocks, tab: gr.Tab, saved: gr.BrowserState
-) -> None:
-    """Lay out the tab and connect its handlers."""
+) -> Callable[[Any], Any]:
+    """Lay out the tab and connect its handlers; returns what fills the form from `saved` again."""
     preparation = Preparation(desk)
     form = build_train_form(preparation)
     handlers = TrainHandlers(preparation, form)
@@ -269,11 +269,14 @@ def build_train(
             **{**quick, "preprocess": True},
         )
     )
-    follow(
-        page.load(
-            handlers.restore, saved, [form.data, *start_from, form.recipe, *form.fields], **quick
-        )
-    )
+    restored = [form.data, *start_from, form.recipe, *form.fields]
+    follow(page.load(handlers.restore, saved, restored, **quick))
+
+    def refill(event: Any) -> Any:
+        filled = event.success(handlers.restore, saved, restored, **quick)
+        follow(filled)
+        return filled
+
     follow(tab.select(handlers.list_data, form.data, form.data, **quick))
     form.start.click(
         handlers.start,
@@ -285,6 +288,7 @@ def build_train(
         **quiet,
     )
     page.unload(handlers.leave)
+    return refill
 
 
 def _saved(recipe: Recipe) -> dict[str, Any]:

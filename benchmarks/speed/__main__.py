@@ -55,7 +55,9 @@ class SpeedConfig(FrozenSettings):
     steps: int = Field(50, ge=1)
     """Sampling steps."""
     batch_sizes: tuple[int, ...] = (1, 4)
-    """Pictures per call, and pairs per forward; the released settings have one."""
+    """Pictures per call."""
+    train_batch_sizes: tuple[int, ...] = (1,)
+    """Pairs per forward of our own ways to train; the released settings have one."""
     pairs_per_step: int = Field(16, ge=1)
     """Pairs of an optimizer step."""
     num_pairs: int = Field(24, ge=2)
@@ -66,6 +68,8 @@ class SpeedConfig(FrozenSettings):
     """What the forwards and backwards of one way to train may take, in all rounds."""
     minutes: float = Field(9.0, gt=0)
     """No turn starts that would end after so many minutes."""
+    setup_seconds: float = Field(120.0, ge=0)
+    """No model is made or loaded where less is left."""
     tiny: bool = False
     """Tiny models of the same architectures and 64 px, to check the program."""
     folder: Path = Path("build/speed")
@@ -87,7 +91,7 @@ def main(config: SpeedConfig) -> int:
             "This measures models of 2 to 3 billion parameters and needs a GPU; there is none. "
             "Give --tiny to check the program, or run `make bench` and `make bench-train`."
         )
-    clock = Clock(time.monotonic() + 60 * config.minutes)
+    clock = Clock(time.monotonic() + 60 * config.minutes, setup_seconds=config.setup_seconds)
     code = 0
     for name, measure in stages(config):
         try:
@@ -112,24 +116,25 @@ def stages(config: SpeedConfig) -> Iterator[tuple[str, Callable[..., dict[str, A
     """Return the stages by name, the models that come first with all of theirs."""
     side = _TINY_PX if config.tiny else config.resolution
     for model in dict.fromkeys([*config.trained_models, *config.models]):
-        base = partial(_base, model, config)
+        base, make = _base(model, config)
         if model in config.trained_models:
             for kind in config.kinds:
                 yield (
                     f"{Path(model).name}-training-{kind}",
-                    partial(_train, config, base, side=side, kind=kind),
+                    partial(_train, config, base, make, side=side, kind=kind),
                 )
         if model in config.models:
             for batch_size in config.batch_sizes:
                 yield (
                     f"{Path(model).name}-sampling-{batch_size}",
-                    partial(_sample, config, base, side=side, batch_size=batch_size),
+                    partial(_sample, config, base, make, side=side, batch_size=batch_size),
                 )
 
 
 def _train(
     config: SpeedConfig,
-    base: Callable[[], str],
+    base: str,
+    make: Callable[[], object],
     *,
     side: int | None,
     kind: Kind,
@@ -137,7 +142,7 @@ def _train(
     clock: Clock,
 ) -> dict[str, Any]:
     settings = StepSettings(
-        base=base(),
+        base=base,
         resolution=side,
         mixed_precision="bf16" if config.dtype == "bfloat16" else "no",
         pairs_per_step=config.pairs_per_step,
@@ -147,16 +152,18 @@ def _train(
     return measure_training(
         settings,
         kind=kind,
-        batch_sizes=config.batch_sizes,
+        batch_sizes=config.train_batch_sizes,
         rounds=config.rounds,
         path=path,
         clock=clock,
+        make_base=make,
     )
 
 
 def _sample(
     config: SpeedConfig,
-    base: Callable[[], str],
+    base: str,
+    make: Callable[[], object],
     *,
     side: int | None,
     batch_size: int,
@@ -164,21 +171,22 @@ def _sample(
     clock: Clock,
 ) -> dict[str, Any]:
     settings = SamplingSettings(
-        base=base(),
+        base=base,
         resolution=side,
         dtype=config.dtype,
         num_steps=config.steps,
         batch_size=batch_size,
     )
-    return measure_sampling(settings, rounds=config.rounds, path=path, clock=clock)
+    return measure_sampling(settings, rounds=config.rounds, path=path, clock=clock, make_base=make)
 
 
-def _base(model: str, config: SpeedConfig) -> str:
-    """Return the folder of a model; one of random weights is made if it is not there."""
+def _base(model: str, config: SpeedConfig) -> tuple[str, Callable[[], object]]:
+    """Return a model's folder, and what makes it if it has random weights and is not there."""
     if model not in SHAPES:
-        return model
+        return model, lambda: None
     folder = config.folder / (f"tiny-{model}" if config.tiny else model)
-    return str(make_folder(RandomModelConfig(shape=model, output=folder, tiny=config.tiny)))
+    made = RandomModelConfig(shape=model, output=folder, tiny=config.tiny)
+    return str(folder), lambda: make_folder(made)
 
 
 if __name__ == "__main__":

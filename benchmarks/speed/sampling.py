@@ -52,15 +52,27 @@ class SamplingSettings:
 
 
 def measure_sampling(
-    settings: SamplingSettings, *, rounds: int, path: Path, clock: Clock
+    settings: SamplingSettings,
+    *,
+    rounds: int,
+    path: Path,
+    clock: Clock,
+    make_base: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """Measure, or go on measuring; return what the file of results holds.
+
+    `make_base` is called before the model is read, where anything is left to measure.
 
     Raises:
         OutOfTime: The file is not complete yet.
     """
+
+    def contestants() -> list[Contestant]:
+        make_base()
+        return _contestants(settings)
+
     return take_turns(
-        lambda: _contestants(settings),
+        contestants,
         path=path,
         settings=vars(settings),
         rounds=rounds,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,23 @@ def measure_training(
     rounds: int,
     path: Path,
     clock: Clock,
+    make_base: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """Measure, or go on measuring; return what the file of results holds.
+
+    `make_base` is called before the model is read, where anything is left to measure.
 
     Raises:
         OutOfTime: The file is not complete yet.
     """
     with tempfile.TemporaryDirectory(prefix="chats-speed-") as folder:
+
+        def contestants() -> list[Contestant]:
+            make_base()
+            return _contestants(settings, kind, batch_sizes, folder=Path(folder))
+
         return take_turns(
-            lambda: _contestants(settings, kind, batch_sizes, folder=Path(folder)),
+            contestants,
             path=path,
             settings={**vars(settings), "kind": kind, "batch_sizes": list(batch_sizes)},
             rounds=rounds,

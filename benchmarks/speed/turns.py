@@ -65,9 +65,11 @@ class Clock:
 
     Attributes:
         deadline: On the monotonic clock, in seconds.
+        setup_seconds: What it may take to make contestants.
     """
 
     deadline: float
+    setup_seconds: float = 0.0
 
     def check(self, seconds: float = 0.0) -> None:
         """Raise OutOfTime unless so many seconds are left."""
@@ -98,7 +100,7 @@ def take_turns(
     found = _resumed(path, settings)
     if found["is_complete"] and len(found["rounds"]) >= rounds:
         return found
-    clock.check()
+    clock.check(clock.setup_seconds)
     present = list(contestants())
     found["names"] = [each.name for each in present]
     seconds: dict[str, float] = {}

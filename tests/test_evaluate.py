@@ -139,6 +139,14 @@ def test_other_settings_in_the_same_folder_are_refused(done):
         evaluate(EvaluateConfig(output=done, **{**QUICK, "num_steps": 3}), device="cpu")
 
 
+def test_prompts_that_the_checker_cannot_read_are_refused_before_any_picture(tmp_path):
+    (tmp_path / "mine.txt").write_text("a photo of a star\na cat\n")
+    config = EvaluateConfig(output=tmp_path / "out", prompts=str(tmp_path / "mine.txt"))
+    with pytest.raises(UserError, match=r"Prompt 2: 'a cat' is no caption.*Set scorers"):
+        evaluate(config, device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
 def test_another_evaluation_in_the_same_folder_is_refused(done):
     script = (
         "import sys\n"

@@ -10,8 +10,11 @@ from typing import Any
 
 import torch
 
+from chats.errors import UserError
 from chats.generation.png import save_png
 from chats.scoring import Scorer, score_pictures, scorer
+from chats.scoring.registry import parse_terms
+from chats.shapes.grammar import parse_caption
 from chats.shapes.sampling import first_seed
 from training.evaluate.config import EvaluateConfig
 from training.evaluate.folder import EvaluationFolder, Part
@@ -43,6 +46,7 @@ def evaluate(
     """
     folder = EvaluationFolder(config.output.expanduser())
     prompts = read_prompts(config)
+    _check_captions(prompts, config)
     parts = parts_of(config, num_prompts=len(prompts.prompts))
     with folder.hold() if rank == 0 else nullcontext():
         folder.begin(config, is_main=rank == 0)
@@ -68,6 +72,19 @@ def parts_of(config: EvaluateConfig, *, num_prompts: int) -> list[Part]:
         for seed in config.seeds
         for first in range(0, num_prompts, config.batch_size)
     ]
+
+
+def _check_captions(prompts: PromptSet, config: EvaluateConfig) -> None:
+    """Refuse prompts that the Shapes checker can't read before any picture is made."""
+    if not any(name == "shapes" for each in config.scorers for _, name in parse_terms(each)):
+        return
+    for number, prompt in enumerate(prompts.prompts, start=1):
+        try:
+            parse_caption(prompt.text)
+        except UserError as error:
+            raise UserError(
+                f"Prompt {number}: {error} Set scorers to others, such as pickscore."
+            ) from None
 
 
 class _Worker:

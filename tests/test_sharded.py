@@ -1,7 +1,6 @@
 """FSDP2 on two processes of the CPU: the models are shared out, and the training is the same."""
 
 import pytest
-from accelerate.state import AcceleratorState
 
 from chats.errors import UserError
 from tests.forked_ranks import shard_on_the_cpu
@@ -49,12 +48,6 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sharded")
     assert "returned a view tensor" not in do_jobs(folder, jobs(folder))
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerator():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.parametrize("kind", KINDS)

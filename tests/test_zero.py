@@ -3,7 +3,6 @@
 import importlib.util
 
 import pytest
-from accelerate.state import AcceleratorState
 
 from chats.errors import UserError
 from tests.forked_ranks import share_states_on_the_cpu
@@ -48,12 +47,6 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("zero")
     do_jobs(folder, jobs(folder))
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerator():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_two_processes_train_as_one_with_the_same_global_batch(folder):

@@ -24,6 +24,7 @@ class Engine:
         num_machines: Each of them is given the command.
         on_cpu: Whether a GPU is left alone.
         shares_out: Whether each process holds only a part of the models.
+        shares_states: Whether it holds only a part of gradients and optimizer, but all weights.
     """
 
     path: Path | None = None
@@ -31,6 +32,7 @@ class Engine:
     num_machines: int = 1
     on_cpu: bool = False
     shares_out: bool = False
+    shares_states: bool = False
 
 
 def find_engine(name: str | None, *, num_processes: int | None) -> Engine:
@@ -74,6 +76,7 @@ def find_engine(name: str | None, *, num_processes: int | None) -> Engine:
         num_machines,
         on_cpu=content.get("use_cpu", False),
         shares_out=content["distributed_type"] == "FSDP",
+        shares_states=content["distributed_type"] == "DEEPSPEED",
     )
 
 

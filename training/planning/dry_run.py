@@ -91,6 +91,7 @@ def memory_report(config: TrainingConfig, engine: Engine) -> MemoryReport:
         settings=config.optimizer,
         num_processes=engine.num_processes,
         num_gathered=found.num_gathered if engine.shares_out else None,
+        shares_states=engine.shares_states,
     )
     device = _device(engine)
     parts = {

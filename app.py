@@ -30,9 +30,9 @@ from training.jobs.console import JobConsole, JobSettings
 from ui.runs.words import short_title
 from ui.server import (
     LOGIN_VARIABLE,
+    access,
     check_login,
     check_port,
-    own_hosts_only,
     prepare_environment,
 )
 from ui.services import ModelChoice, ModelStatus, RunServices, Services
@@ -172,7 +172,6 @@ def main(settings: Settings) -> None:
     page.launch(
         server_name=settings.host,
         server_port=settings.port,
-        auth=login,
         prevent_thread_lock=True,
         share=False,
         show_error=True,
@@ -181,7 +180,7 @@ def main(settings: Settings) -> None:
         ssr_mode=False,
         max_file_size=f"{settings.max_upload_mb}mb",
         quiet=True,
-        app_kwargs={"middleware": [own_hosts_only(settings.host)]},
+        **access(settings.host, login),
         **launch_options(),
     )
     logger.info("Serving http://%s:%d", settings.host, settings.port)

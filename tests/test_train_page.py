@@ -10,6 +10,7 @@ from gradio_client.exceptions import AppError
 from playwright.sync_api import expect, sync_playwright
 
 from tests.serving import serve
+from tests.test_access import call
 from tests.train_fakes import COURSE, NUM_STEPS, START, FakeDataSet
 
 pytestmark = pytest.mark.browser
@@ -137,6 +138,12 @@ def test_nothing_overflows_and_the_look_is_kept_for_people(page, server, problem
     ARTIFACTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=ARTIFACTS / f"train-{width}-{theme}.png", full_page=True)
     assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])
+def test_a_page_of_another_origin_starts_nothing_on_an_open_server(server, origin):
+    assert call(server, "train_start", Origin=origin) == 403
+    assert call(server, "recipes_list", Origin=server.url) == 200
 
 
 def test_the_endpoints_answer_programs(client):

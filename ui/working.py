@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Generator
 from typing import Any
 
-from training.datasets.importing import OnProgress, Progress
+from training.progress import OnProgress, Progress
 
 POLL_SECONDS = 0.25
 

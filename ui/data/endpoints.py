@@ -8,7 +8,7 @@ import gradio as gr
 
 from chats.errors import UserError
 from training.datasets import Dataset
-from training.datasets.importing import Progress
+from training.progress import Progress
 from ui.data.actions import COLUMN_NAMES, ONLY, DataActions
 from ui.told import told
 

@@ -8,8 +8,8 @@ import gradio as gr
 
 from chats.errors import UserError
 from training.datasets import Dataset
-from training.datasets.importing import Progress
 from training.preferences.rows import UnknownColumnsError
+from training.progress import Progress
 from ui.compare.cards import Status, render_status
 from ui.data.actions import COLUMN_NAMES, NAME_COLUMNS, DataActions, Selection
 from ui.data.cards import choice, render_head, render_pairs, render_preview, render_report
@@ -178,7 +178,8 @@ class DataHandlers:
 
 def build_data(services: Services, *, tab: gr.Tab) -> None:
     """Lay out the tab and connect its handlers."""
-    actions = DataActions(services.datasets)
+    runs = services.runs
+    actions = DataActions(services.datasets, console=runs.console if runs else None)
     handlers = DataHandlers(actions)
     page = gr.State(0)
     with gr.Row(elem_classes="data"):

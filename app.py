@@ -27,6 +27,7 @@ from training.datasets import DatasetStore
 from training.desk import TrainingDesk
 from training.jobs.catalogue import RunCatalogue
 from training.jobs.console import JobConsole, JobSettings
+from training.jobs.devices import machine_devices
 from ui.runs.words import short_title
 from ui.server import (
     LOGIN_VARIABLE,
@@ -199,6 +200,7 @@ def make_desk(
         console=runs.console,
         workspace=settings.workspace.expanduser().resolve(),
         models=((model.title, model.name),),
+        devices=machine_devices(),
         open_libraries=models.open_libraries,
         refusal="" if settings.trainings else NO_TRAININGS,
     )

@@ -19,15 +19,18 @@ Seen = Mapping[str, Any]
 class RunsHandlers:
     """Answers the tab; nothing is kept here, so any number of tabs may be open."""
 
-    def __init__(self, services: RunServices, *, is_offered: Callable[[str], bool]) -> None:
+    def __init__(
+        self, services: RunServices, *, is_offered: Callable[[str], bool], can_rerun: bool = True
+    ) -> None:
         """Take the runs.
 
         Args:
             services: The runs.
             is_offered: Whether Compare can use the pair of a run.
+            can_rerun: Whether trainings can be prepared here.
         """
         self._services = services
-        self._view = RunsView(services, is_offered=is_offered)
+        self._view = RunsView(services, is_offered=is_offered, can_rerun=can_rerun)
 
     def open(self, run: str) -> tuple[Asked, dict[str, Any], Seen]:
         """Show a run from its newest state, or the list if there is no such run."""

@@ -23,6 +23,7 @@ class Layout:
     parts: dict[str, list[Any]]
     buttons: dict[str, gr.Button]
     use: gr.Button
+    rerun: gr.Button
     push: tuple[gr.Textbox, gr.Checkbox, gr.Button, gr.HTML]
     download: gr.Button
     file: gr.DownloadButton
@@ -58,6 +59,13 @@ def lay_out() -> Layout:
                     )
                     for name in BUTTONS
                 }
+                rerun = gr.Button(
+                    "Rerun with changes",
+                    elem_id="runs-rerun",
+                    visible=False,
+                    size="md",
+                    min_width=0,
+                )
             with gr.Accordion("Push to the Hub", open=False, visible=False) as pushing:
                 push = _push_form()
             with gr.Row(elem_classes="curve-dials"):
@@ -125,7 +133,7 @@ def lay_out() -> Layout:
             "active": [active],
             "ended": [ended],
             "head": [head],
-            "buttons": [use, *buttons.values(), pushing],
+            "buttons": [use, *buttons.values(), rerun, pushing],
             "curves": [curves],
             "sample_box": [sample_box],
             "step": [step],
@@ -135,6 +143,7 @@ def lay_out() -> Layout:
         },
         buttons=buttons,
         use=use,
+        rerun=rerun,
         push=push,
         download=download,
         file=sent,

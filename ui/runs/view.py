@@ -60,8 +60,10 @@ class Part:
 class RunsView:
     """Draws the list of runs and a run's page."""
 
-    def __init__(self, services: RunServices, *, is_offered: Callable[[str], bool]) -> None:
-        self._is_offered = is_offered
+    def __init__(
+        self, services: RunServices, *, is_offered: Callable[[str], bool], can_rerun: bool
+    ) -> None:
+        self._is_offered, self._can_rerun = is_offered, can_rerun
         self._console, self._catalogue = services.console, services.catalogue
         self._book = SampleBook()
 
@@ -186,10 +188,17 @@ class RunsView:
         return render_differences(self._console, entry.id, titles)
 
     def _buttons(self, entry: RunEntry) -> list[Any]:
-        """Return what is there: use its pair, the others in the order of BUTTONS, push its pair."""
-        pressed = [gr.Button(visible=name in entry.summary.actions) for name in BUTTONS]
+        """Return what is there: use its pair, those of BUTTONS, rerun, push its pair."""
+        actions = entry.summary.actions
+        pressed = [gr.Button(visible=name in actions) for name in BUTTONS]
         can_use = entry.has_pair and self._is_offered(entry.id)
-        return [gr.Button(visible=can_use), *pressed, gr.Accordion(visible=entry.has_pair)]
+        can_rerun = self._can_rerun and "rerun" in actions and entry.config is not None
+        return [
+            gr.Button(visible=can_use),
+            *pressed,
+            gr.Button(visible=can_rerun),
+            gr.Accordion(visible=entry.has_pair),
+        ]
 
 
 def _text(content: str) -> Part:

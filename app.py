@@ -28,6 +28,7 @@ from training.desk import TrainingDesk
 from training.jobs.catalogue import RunCatalogue
 from training.jobs.console import JobConsole, JobSettings
 from training.jobs.devices import machine_devices
+from training.progress import OnProgress
 from ui.runs.words import short_title
 from ui.server import (
     LOGIN_VARIABLE,
@@ -211,9 +212,10 @@ def open_runs(settings: Settings) -> RunServices:
     workspace = settings.workspace.expanduser().resolve()
     console = JobConsole(JobSettings(workspace=workspace))
 
-    def push(run: str, repo_id: str, private: bool) -> str:
+    def push(run: str, repo_id: str, private: bool, on_progress: OnProgress) -> str:
         folder = console.directory(run).path
-        return Push(run_or_pair=str(folder), repo=repo_id, private=private).run()
+        command = Push(run_or_pair=str(folder), repo=repo_id, private=private)
+        return command.run(on_progress=on_progress)
 
     return RunServices(console=console, catalogue=RunCatalogue(console), push=push)
 

@@ -173,14 +173,26 @@ class DataActions:
         with tempfile.TemporaryDirectory(prefix="chats-export-") as folder:
             yield write_zip(opened, Path(folder) / f"preferences-{opened.id}.zip")
 
-    def push(self, dataset: str, *, repo_id: str, private: bool) -> str:
-        """Upload a data set to the Hub and return its address."""
+    def push(self, dataset: str, *, repo_id: str, private: bool) -> Generator[Progress, None, str]:
+        """Upload a data set to the Hub and return its address; a closed page does not end it."""
         from huggingface_hub import HfApi
 
         from training.publishing.push_dataset import push_dataset
 
         repo_id = (repo_id or "").strip()
-        return push_dataset(self.store, dataset, repo_id, private=bool(private), api=HfApi())
+        return (
+            yield from followed(
+                lambda on_progress: push_dataset(
+                    self.store,
+                    dataset,
+                    repo_id,
+                    private=bool(private),
+                    api=HfApi(),
+                    on_progress=on_progress,
+                ),
+                outlives_page=True,
+            )
+        )
 
     def delete(self, dataset: str, *, confirm: bool) -> None:
         """Remove a data set for good."""

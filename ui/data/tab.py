@@ -18,6 +18,7 @@ from ui.data.form import IDLE, AddForm, DatasetView, build_add_form, build_view
 from ui.html import plain_html
 from ui.services import Services
 from ui.told import told
+from ui.working import rendered
 
 DATA_QUEUE = "data"
 """Imports, checks, exports and pushes wait in this one queue, so that memory stays bounded."""
@@ -104,7 +105,7 @@ class DataHandlers:
         """Look at every row and picture again."""
         try:
             stream = self._actions.validate(dataset)
-            report = yield from _statuses(stream)
+            report = yield from rendered(stream)
         except UserError as error:
             yield render_status(Status("error", str(error)))
             return
@@ -118,9 +119,11 @@ class DataHandlers:
 
     def push(self, dataset: str, repo_id: str, private: bool) -> Iterator[str]:
         """Upload to the Hub."""
-        yield render_status(Status("busy", "Uploading…"))
+        yield render_status(Status("busy", "Preparing the upload…"))
         try:
-            address = self._actions.push(dataset, repo_id=repo_id, private=private)
+            address = yield from rendered(
+                self._actions.push(dataset, repo_id=repo_id, private=private)
+            )
         except UserError as error:
             yield render_status(Status("error", str(error)))
             return
@@ -143,7 +146,7 @@ class DataHandlers:
         yield render_status(Status("busy", "Starting…")), gr.Button(visible=True), *kept
         idle = gr.Button(visible=False)
         try:
-            views = _statuses(stream)
+            views = rendered(stream)
             while True:
                 try:
                     view = next(views)
@@ -306,22 +309,6 @@ def _place(selection: Selection, start: int, count: int) -> str:
     if not count:
         return ""
     return f"<p>{start + 1:,}–{start + count:,} of {len(selection.rows):,}</p>"
-
-
-def _statuses(stream: Generator[Progress, None, Any]) -> Generator[str, None, Any]:
-    """Turn progress into status lines; return what the stream returns."""
-    try:
-        while True:
-            try:
-                at = next(stream)
-            except StopIteration as end:
-                return end.value
-            of = f" of {at.total:,}" if at.total else ""
-            fraction = min(1.0, at.done / at.total) if at.total else None
-            text = f"{at.done:,}{of} {at.doing}"
-            yield render_status(Status("busy", text, fraction=fraction))
-    finally:
-        stream.close()
 
 
 def _became(dataset: Dataset) -> str:

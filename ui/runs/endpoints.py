@@ -8,6 +8,7 @@ import gradio as gr
 from chats.errors import UserError
 from training.changes import flat_settings
 from training.jobs.catalogue import RunEntry
+from training.progress import told_to_nobody
 from ui.runs.words import accuracy, title_of
 from ui.services import RunServices
 from ui.told import told
@@ -90,7 +91,7 @@ class RunEndpoints:
     def train_push(self, run: str, repo_id: str, private: bool) -> dict[str, Any]:
         """Push a finished training's pair to the Hub, with the server's own login."""
         with told():
-            return {"said": self._push(run, repo_id, bool(private))}
+            return {"said": self._push(run, repo_id, bool(private), told_to_nobody)}
 
 
 def add_run_endpoints(services: RunServices) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from chats.errors import UserError
+from ui.compare.cards import Status, render_status
 from ui.runs.view import Asked, LogFile, Part, RunsView
 from ui.services import RunServices
 from ui.told import told
+from ui.working import followed, rendered
 
 Seen = Mapping[str, Any]
 """The keys of the parts that a browser shows."""
@@ -69,15 +71,26 @@ class RunsHandlers:
             doing[action](run)
 
     def push(self, run: str, repo_id: str, private: bool) -> Iterator[str]:
-        """Push a run's pair to the Hub; tell that it goes on, then where it is."""
-        if not (repo_id or "").strip():
-            yield _said("error", "Write the name of the repository, like owner/name.")
+        """Push a run's pair to the Hub: tell how far it is, then where; a closed page ends nothing.
+
+        The pair is exported first, which takes a while for a large one.
+        """
+        name = (repo_id or "").strip()
+        if not name:
+            text = "Write the name of the repository, like owner/name."
+            yield render_status(Status("error", text))
             return
-        yield _said("busy", f"Pushing to {repo_id.strip()}…")
+        yield render_status(Status("busy", "Exporting the pair…", name))
         try:
-            yield _said("done", self._services.push(run, repo_id.strip(), bool(private)))
+            said = yield from rendered(
+                followed(
+                    lambda on_progress: self._services.push(run, name, bool(private), on_progress),
+                    outlives_page=True,
+                )
+            )
+            yield render_status(Status("done", "Pushed.", said))
         except UserError as error:
-            yield _said("error", str(error))
+            yield render_status(Status("error", str(error)))
 
     def download(self, run: str, file: LogFile) -> Iterator[str]:
         """Give a whole log as a file."""
@@ -96,7 +109,3 @@ def _place(run: str, error: str) -> Part:
     content = f'<span data-gone="{escape(run)}"></span>{note}'
     return Part(content, lambda: content)
 
-
-def _said(kind: str, text: str) -> str:
-    role = "alert" if kind == "error" else "status"
-    return f'<p class="told" data-kind="{kind}" role="{role}">{escape(text)}</p>'

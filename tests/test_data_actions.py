@@ -16,7 +16,7 @@ from training.jobs.console import JobConsole, JobSettings
 from training.progress import Progress
 from ui.data.actions import COLUMN_NAMES, DataActions
 from ui.data.cards import render_pairs
-from ui.data.tab import DataHandlers
+from ui.data.handlers import DataHandlers
 from ui.working import followed
 
 NO_COLUMNS = ("",) * len(COLUMN_NAMES)

@@ -1,9 +1,14 @@
 """The life of real trainings in the real page: watched, stopped, killed, resumed, used."""
 
+import contextlib
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from gradio_client import Client
@@ -13,13 +18,16 @@ from playwright.sync_api import Page, expect, sync_playwright
 from chats.generation.png import read_png
 from tests.job_queue import make_config, nothing_left, wait_for, wait_until
 from tests.run_gallery import write_run, write_samples
-from tests.serving import serve
+from tests.serving import ROOT, serve
+from tests.test_data_page import shapes_zip
 from tests.test_page import ARTIFACTS, CHROMIUM, NARROW, PATIENCE_MS, WIDE
 from tests.tiny_preferences import write_preferences
 from training.config import TrainingConfig
 from training.jobs.console import JobConsole, JobSettings
+from training.run import RunDirectory
 
-NUM_STEPS = 80
+NUM_STEPS = 60
+SETTINGS = {"Steps": str(NUM_STEPS), "Batch size": "1", "Rank": "2", "Warmup steps": "0"}
 MEDIUM = {"width": 1024, "height": 768}
 HOSTILE = (
     "",
@@ -49,13 +57,13 @@ def console(server) -> JobConsole:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> TrainingConfig:
-    """A real training on Shapes: too long to be over before it is stopped, quick steps."""
+    """A real training on Shapes: too long to be over before it is killed, quick steps."""
     data = write_preferences(tmp_path_factory.mktemp("data") / "pairs")
     return TrainingConfig.model_validate(
         {
             "data": {"path": data},
             "model": {"rank": 2},
-            "optimizer": {"num_steps": NUM_STEPS, "batch_size": 1},
+            "optimizer": {"num_steps": 2000, "batch_size": 1},
             "run": {"output": "unused", "log_every": 2, "save_every": 1000},
         }
     )
@@ -82,13 +90,19 @@ def browser():
 
 @pytest.fixture
 def page(browser, server):
+    with opened(browser, server.url) as visited:
+        yield visited
+
+
+@contextlib.contextmanager
+def opened(browser, url: str) -> Iterator[Page]:
     context = browser.new_context(viewport=WIDE, accept_downloads=True)
-    opened = context.new_page()
-    opened.set_default_timeout(PATIENCE_MS)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
     problems: list[str] = []
-    opened.on("pageerror", lambda error: problems.append(str(error)))
-    opened.goto(server.url)
-    yield opened
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(url)
+    yield page
     context.close()
     assert problems == []
 
@@ -108,27 +122,39 @@ def state(page: Page, name: str) -> None:
 
 
 @pytest.mark.browser
-def test_a_training_is_watched_stopped_resumed_finished_and_used(page, server, console, config):
+def test_a_newcomer_goes_from_a_zip_to_pictures_of_their_own_pair(page, server, console, tmp_path):
+    """All of it in the page: bring data, train, look, stop, resume, use the pair, do it again."""
     open_tab(page, "Runs")
     expect(page.locator("#runs-page")).to_contain_text("No training yet")
-    run_id = console.submit(config)
-    expect(page.locator(f'[data-run="{run_id}"]')).to_be_visible()
-    second = console.submit(config)
-    expect(page.locator(f'[data-run="{second}"][data-state=waiting_for_device]')).to_contain_text(
-        f"Waiting for the CPU: {run_id} trains on it."
-    )
-    console.stop(second)
-    open_run(page, run_id)
+    bring_data(page, shapes_zip(tmp_path / "my shapes.zip", num_pairs=14))
+
+    open_tab(page, "Train")
+    expect(page.locator("#train-data input")).to_have_value("my shapes · 15 pairs")
+    for label, value in SETTINGS.items():
+        fill(page, label, value)
+    expect(page.locator("#train-command textarea")).to_have_value(re.compile(f"steps {NUM_STEPS}"))
+    expect(page.locator("#train-memory")).to_contain_text("of main memory")
+    page.locator("#train-start").click()
+    run_id = started(page)
+    page.locator("#train-start").click()
+    second = started(page, unless=run_id)
+    page.get_by_text("Watch it in Runs").click()
+    state(page, "waiting_for_device")
+    expect(page.locator(".reason")).to_contain_text(f"Waiting for the CPU: {run_id} trains on it.")
+    page.locator("#runs-stop").click()
+    state(page, "cancelled")
+    page.locator(".back a").click()
+    expect(page.locator(f'.run-row[data-run="{second}"]')).to_contain_text("data my shapes")
+    page.locator(f'.run-row[data-run="{run_id}"]').click()
+    expect(page.locator(".run-head")).to_contain_text(run_id)
     state(page, "running")
     expect(page.locator(".plot").first).to_be_visible()
-    expect(page.locator("#runs-stop")).to_be_visible()
-    expect(page.locator("#runs-resume")).not_to_be_visible()
-    expect(page.locator("#runs-delete")).not_to_be_visible()
+    for hidden in ("resume", "delete"):
+        expect(page.locator(f"#runs-{hidden}")).not_to_be_visible()
 
     page.reload()
     expect(page.locator(".run-head")).to_contain_text(run_id)
     expect(page.locator(".plot").first).to_be_visible()
-
     page.locator("#runs-stop").click()
     state(page, "interrupted")
     expect(page.locator(".reason")).to_contain_text("Stopped as asked")
@@ -136,7 +162,38 @@ def test_a_training_is_watched_stopped_resumed_finished_and_used(page, server, c
     page.locator("#runs-resume").click()
     state(page, "succeeded")
     expect(page.locator(".run-line")).to_contain_text(f"{NUM_STEPS} of {NUM_STEPS} steps")
+    expect(page.locator(".sample-row img").first).to_be_visible()
 
+    use_pair(page, run_id, tmp_path / "used.png")
+    rerun(page, run_id)
+    from_terminal = train_alone(console, run_id, tmp_path / "alone")
+    assert losses(console.directory(run_id)) == losses(from_terminal)
+
+
+def bring_data(page: Page, path: Path) -> None:
+    open_tab(page, "Data")
+    page.locator("#chats-data-file input[type=file]").set_input_files(path)
+    expect(page.locator("#chats-data-file")).to_contain_text("my shapes")
+    page.locator("#chats-import").click()
+    expect(page.locator("#chats-data-status")).to_contain_text("15 of 16 rows kept")
+
+
+def fill(page: Page, label: str, value: str) -> None:
+    field = page.get_by_label(label, exact=True)
+    if not field.is_visible():
+        page.locator("#train-optimizer > button").click()
+    field.fill(value)
+    field.press("Tab")
+
+
+def started(page: Page, *, unless: str = "") -> str:
+    said = page.locator("#train-result code")
+    if unless:
+        expect(said).not_to_have_text(unless)
+    return said.inner_text()
+
+
+def use_pair(page: Page, run_id: str, path: Path) -> None:
     page.locator("#runs-use").click()
     expect(page.locator("#chats-pair input")).to_have_value(
         re.compile("CHATS, LoRA pair on shapes")
@@ -146,17 +203,61 @@ def test_a_training_is_watched_stopped_resumed_finished_and_used(page, server, c
     expect(page.locator(".board[data-state=done]")).to_be_visible()
     with page.expect_download() as download:
         page.locator("[data-method=chats] .save").click()
-    path = server.workspace / "used.png"
     download.value.save_as(path)
     assert read_png(path).pair == run_id
 
 
+def rerun(page: Page, run_id: str) -> None:
+    """Back on the run's page: its settings fill the form, and what is changed there is marked."""
+    open_tab(page, "Runs")
+    page.locator("#runs-rerun").click()
+    expect(page.get_by_text(f"As run {run_id} did it")).to_be_visible()
+    expect(page.get_by_label("Steps", exact=True)).to_have_value(str(NUM_STEPS))
+    expect(page.locator("#train-data input")).to_have_value("my shapes · 15 pairs")
+    expect(page.locator(".changed")).to_have_count(0)
+    fill(page, "Rank", "3")
+    expect(page.locator(".changed")).to_have_text("changed, was 2 reset")
+    expect(page.locator("#train-start")).to_be_enabled()
+
+
+def train_alone(console: JobConsole, run_id: str, folder: Path) -> RunDirectory:
+    """Train by a run's own YAML from the command line, without a queue and without a stop."""
+    config = console.directory(run_id).path / "config.yaml"
+    command = ["-m", "training", "--config", str(config), "--run.output", str(folder)]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1"}
+    subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, check=True
+    )
+    return RunDirectory(folder)
+
+
+def losses(run: RunDirectory) -> list[tuple[int, float]]:
+    return [(row["step"], row["loss"]) for row in run.read_metrics() if "loss" in row]
+
+
 @pytest.mark.browser
-def test_a_trainer_that_is_killed_is_seen_as_interrupted_within_ten_seconds(page, console, config):
-    run_id = console.submit(config)
-    wait_for(lambda: console.get(run_id).step > 0, what="a step", seconds=120)
-    open_run(page, run_id)
-    state(page, "running")
+def test_a_run_outlives_its_server_and_is_resumed_after_its_trainer_was_killed(
+    browser, config, tmp_path
+):
+    """Both killed with -9: the next server shows the run live, and what died within 10 s."""
+    with nothing_left(tmp_path / "work"):
+        with serve(tmp_path, "--device", "cpu") as first:
+            console = JobConsole(JobSettings(workspace=first.workspace))
+            run_id = console.submit(config)
+            wait_until(console, run_id, "running", seconds=120)
+            os.kill(first.pid, signal.SIGKILL)
+        with (
+            serve(tmp_path, "--device", "cpu") as second,
+            opened(browser, f"{second.url}/?run={run_id}") as page,
+        ):
+            state(page, "running")
+            seen = console.get(run_id).step
+            wait_for(lambda: console.get(run_id).step > seen, what="another step")
+            expect(page.locator(".plot").first).to_be_visible()
+            kill_and_resume(page, console, run_id)
+
+
+def kill_and_resume(page: Page, console: JobConsole, run_id: str) -> None:
     os.kill(console.directory(run_id).status().pid, signal.SIGKILL)
     killed = time.monotonic()
     state(page, "interrupted")
@@ -294,20 +395,3 @@ def test_programs_list_read_compare_and_delete_runs(client, server):
     assert "run.output" not in again
     assert client.predict(run=name, api_name="/train_delete") == {"deleted": name}
     assert not one.path.exists()
-
-
-def test_a_killed_server_finds_its_training_again(tmp_path, config):
-    """Killed with -9 in mid-run and started again: the training went on meanwhile."""
-    with nothing_left(tmp_path / "work"):
-        with serve(tmp_path, "--device", "cpu") as first:
-            console = JobConsole(JobSettings(workspace=first.workspace))
-            run_id = console.submit(config)
-            wait_until(console, run_id, "running", seconds=120)
-            os.kill(first.pid, signal.SIGKILL)
-        with serve(tmp_path, "--device", "cpu") as second:
-            other = Client(second.url, verbose=False)
-            status = other.predict(run=run_id, api_name="/train_status")
-            other.close()
-            assert status["state"] == "running"
-            seen = status["step"]
-            wait_for(lambda: console.get(run_id).step > seen, what="another step")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from chats.errors import UserError
 from training.config import TrainingConfig
+from training.datasets.store import dataset_name
 from training.jobs.console import JobConsole, newest_first
 from training.jobs.reading import newest_values
 from training.jobs.states import FINAL
@@ -25,12 +26,14 @@ class RunEntry:
     Attributes:
         summary: What becomes of it.
         config: Its settings; none if they can't be read.
+        data: What people call its data; empty if its settings can't be read.
         newest: The newest value of each of its metrics.
         has_pair: Whether it is finished and its pair is there.
     """
 
     summary: JobSummary
     config: TrainingConfig | None
+    data: str
     newest: Metrics
     has_pair: bool
 
@@ -55,7 +58,7 @@ class RunCatalogue:
         self._console = console
         self._lock = threading.Lock()
         self._resting: dict[str, tuple[int, RunEntry]] = {}
-        self._configs: dict[str, TrainingConfig] = {}
+        self._configs: dict[str, tuple[TrainingConfig, str]] = {}
 
     def entries(self) -> tuple[RunEntry, ...]:
         """Return all runs, the newest first."""
@@ -103,18 +106,21 @@ class RunCatalogue:
 
     def _look(self, run_id: str) -> RunEntry:
         summary, run = self._console.get(run_id), self._console.directory(run_id)
+        config, data = self._config(run_id)
         return RunEntry(
             summary=summary,
-            config=self._config(run_id),
+            config=config,
+            data=data,
             newest=newest_values(run.metrics),
             has_pair=summary.state == "succeeded" and (run.pair / "pair.json").is_file(),
         )
 
-    def _config(self, run_id: str) -> TrainingConfig | None:
+    def _config(self, run_id: str) -> tuple[TrainingConfig | None, str]:
         if run_id not in self._configs:
             with contextlib.suppress(UserError):
-                self._configs[run_id] = self._console.config(run_id)
-        return self._configs.get(run_id)
+                config = self._console.config(run_id)
+                self._configs[run_id] = (config, dataset_name(config.data.path))
+        return self._configs.get(run_id, (None, ""))
 
 
 def is_same_model(one: str, other: str) -> bool:

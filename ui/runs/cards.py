@@ -109,7 +109,7 @@ def _short_facts(entry: RunEntry) -> str:
 
 
 def _data(entry: RunEntry) -> str:
-    return f"data {entry.config.data.path.name}" if entry.config else ""
+    return f"data {entry.data}" if entry.data else ""
 
 
 def _device(name: str) -> str:

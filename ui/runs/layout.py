@@ -9,8 +9,14 @@ from gradio.components import Component
 from ui.html import plain_html
 from ui.runs.view import BUTTONS
 
-LABELS = {"stop": "Stop and save", "kill": "Kill", "resume": "Resume", "delete": "Delete"}
-VARIANTS = {"stop": "secondary", "resume": "primary"}
+LABELS = {
+    "stop": "Stop and save",
+    "kill": "Kill",
+    "resume": "Resume",
+    "rerun": "Rerun with changes",
+    "delete": "Delete",
+}
+VARIANTS = {"stop": "secondary", "resume": "primary", "rerun": "secondary"}
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,6 @@ class Layout:
     parts: dict[str, list[Any]]
     buttons: dict[str, gr.Button]
     use: gr.Button
-    rerun: gr.Button
     push: tuple[gr.Textbox, gr.Checkbox, gr.Button, gr.HTML]
     download: gr.Button
     file: gr.DownloadButton
@@ -59,13 +64,6 @@ def lay_out() -> Layout:
                     )
                     for name in BUTTONS
                 }
-                rerun = gr.Button(
-                    "Rerun with changes",
-                    elem_id="runs-rerun",
-                    visible=False,
-                    size="md",
-                    min_width=0,
-                )
             with gr.Accordion("Push to the Hub", open=False, visible=False) as pushing:
                 push = _push_form()
             with gr.Row(elem_classes="curve-dials"):
@@ -76,6 +74,7 @@ def lay_out() -> Layout:
                     label="Lay over",
                     info="Curves and settings of other runs",
                     elem_id="runs-others",
+                    interactive=True,
                     scale=3,
                 )
                 smoothing = gr.Slider(
@@ -133,7 +132,7 @@ def lay_out() -> Layout:
             "active": [active],
             "ended": [ended],
             "head": [head],
-            "buttons": [use, *buttons.values(), rerun, pushing],
+            "buttons": [use, *buttons.values(), pushing],
             "curves": [curves],
             "sample_box": [sample_box],
             "step": [step],
@@ -143,7 +142,6 @@ def lay_out() -> Layout:
         },
         buttons=buttons,
         use=use,
-        rerun=rerun,
         push=push,
         download=download,
         file=sent,

@@ -44,7 +44,7 @@ def build_runs(
     )
     layout = lay_out()
     if take_up:
-        take_up(layout.rerun, layout.asked[0], OPENED)
+        take_up(layout.buttons["rerun"], layout.asked[0], OPENED)
     seen = gr.State({})
     poll, go = (gr.Button(visible="hidden", elem_id=f"runs-{name}") for name in ("poll", "open"))
     others, _, step, _, search = layout.asked[1:]
@@ -70,7 +70,8 @@ def build_runs(
 
     def open_run(run: str) -> list[Any]:
         asked, changes, now = handlers.open(run)
-        menu = gr.Dropdown(choices=handlers.choices(asked.run), value=[])
+        offers = handlers.choices(asked.run)
+        menu = gr.Dropdown(choices=offers, value=[], visible=bool(offers))
         return [now, *updates(changes), menu, ""]
 
     inputs, outputs = [*layout.asked, seen], [seen, *shown]
@@ -84,6 +85,8 @@ def build_runs(
     step.input(follow, inputs, outputs, js=OPENED, trigger_mode="always_last", **quiet)
 
     for name, button in layout.buttons.items():
+        if name == "rerun":
+            continue
         act = _acting(handlers, name, follow, num_outputs=len(outputs))
         button.click(act, inputs, outputs, js=_pressed(name), **quiet)
     _connect_pair(services, handlers, layout, pair=pair, quiet=quiet)

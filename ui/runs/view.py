@@ -17,8 +17,8 @@ from ui.runs.settings import render_differences, render_settings
 from ui.runs.words import short_title
 from ui.services import RunServices
 
-BUTTONS: tuple[Action, ...] = ("resume", "stop", "kill", "delete")
-"""What a person can press; the rest needs more than a press."""
+BUTTONS: tuple[Action, ...] = ("resume", "stop", "kill", "rerun", "delete")
+"""What a person can press."""
 
 LogFile = Literal["log", "output"]
 
@@ -188,17 +188,13 @@ class RunsView:
         return render_differences(self._console, entry.id, titles)
 
     def _buttons(self, entry: RunEntry) -> list[Any]:
-        """Return what is there: use its pair, those of BUTTONS, rerun, push its pair."""
-        actions = entry.summary.actions
-        pressed = [gr.Button(visible=name in actions) for name in BUTTONS]
+        """Return what is there: use its pair, the others in the order of BUTTONS, push its pair."""
+        possible = set(entry.summary.actions)
+        if not self._can_rerun or entry.config is None:
+            possible.discard("rerun")
+        pressed = [gr.Button(visible=name in possible) for name in BUTTONS]
         can_use = entry.has_pair and self._is_offered(entry.id)
-        can_rerun = self._can_rerun and "rerun" in actions and entry.config is not None
-        return [
-            gr.Button(visible=can_use),
-            *pressed,
-            gr.Button(visible=can_rerun),
-            gr.Accordion(visible=entry.has_pair),
-        ]
+        return [gr.Button(visible=can_use), *pressed, gr.Accordion(visible=entry.has_pair)]
 
 
 def _text(content: str) -> Part:

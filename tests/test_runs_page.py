@@ -13,21 +13,28 @@ from pathlib import Path
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 from chats.generation.png import read_png
 from tests.job_queue import make_config, nothing_left, wait_for, wait_until
 from tests.run_gallery import write_run, write_samples
 from tests.serving import ROOT, serve
 from tests.test_data_page import shapes_zip
-from tests.test_page import ARTIFACTS, CHROMIUM, NARROW, PATIENCE_MS, WIDE
+from tests.test_page import ARTIFACTS, CHROMIUM, NARROW, PATIENCE_MS, WIDE, generate
 from tests.tiny_preferences import write_preferences
 from training.config import TrainingConfig
 from training.jobs.console import JobConsole, JobSettings
 from training.run import RunDirectory
 
-NUM_STEPS = 60
-SETTINGS = {"Steps": str(NUM_STEPS), "Batch size": "1", "Rank": "2", "Warmup steps": "0"}
+NUM_STEPS = 50
+SETTINGS = {
+    "optimizer.num_steps": NUM_STEPS,
+    "optimizer.batch_size": 1,
+    "model.rank": 2,
+    "optimizer.warmup_steps": 0,
+    "samples.num_prompts": 1,
+    "samples.num_steps": 2,
+}
 MEDIUM = {"width": 1024, "height": 768}
 HOSTILE = (
     "",
@@ -130,9 +137,11 @@ def test_a_newcomer_goes_from_a_zip_to_pictures_of_their_own_pair(page, server, 
 
     open_tab(page, "Train")
     expect(page.locator("#train-data input")).to_have_value("my shapes · 15 pairs")
-    for label, value in SETTINGS.items():
-        fill(page, label, value)
-    expect(page.locator("#train-command textarea")).to_have_value(re.compile(f"steps {NUM_STEPS}"))
+    for name, value in SETTINGS.items():
+        fill(page, name, value)
+    expect(page.locator("#train-command textarea")).to_have_value(
+        re.compile(f"--optimizer.num-steps {NUM_STEPS} .*--samples.num-steps 2")
+    )
     expect(page.locator("#train-memory")).to_contain_text("of main memory")
     page.locator("#train-start").click()
     run_id = started(page)
@@ -178,12 +187,17 @@ def bring_data(page: Page, path: Path) -> None:
     expect(page.locator("#chats-data-status")).to_contain_text("15 of 16 rows kept")
 
 
-def fill(page: Page, label: str, value: str) -> None:
-    field = page.get_by_label(label, exact=True)
+def fill(page: Page, name: str, value: object) -> None:
+    fold = page.locator(f"#train-{name.partition('.')[0]} > button")
+    field = field_of(page, name)
     if not field.is_visible():
-        page.locator("#train-optimizer > button").click()
-    field.fill(value)
+        fold.click()
+    field.fill(str(value))
     field.press("Tab")
+
+
+def field_of(page: Page, name: str) -> Locator:
+    return page.locator(f"#train-{name.replace('.', '-')}").locator("input, textarea").first
 
 
 def started(page: Page, *, unless: str = "") -> str:
@@ -198,9 +212,7 @@ def use_pair(page: Page, run_id: str, path: Path) -> None:
     expect(page.locator("#chats-pair input")).to_have_value(
         re.compile("CHATS, LoRA pair on shapes")
     )
-    page.locator(".chip").first.click()
-    page.locator("#chats-generate").click()
-    expect(page.locator(".board[data-state=done]")).to_be_visible()
+    generate(page, num_steps=2)
     with page.expect_download() as download:
         page.locator("[data-method=chats] .save").click()
     download.value.save_as(path)
@@ -212,10 +224,10 @@ def rerun(page: Page, run_id: str) -> None:
     open_tab(page, "Runs")
     page.locator("#runs-rerun").click()
     expect(page.get_by_text(f"As run {run_id} did it")).to_be_visible()
-    expect(page.get_by_label("Steps", exact=True)).to_have_value(str(NUM_STEPS))
+    expect(field_of(page, "optimizer.num_steps")).to_have_value(str(NUM_STEPS))
     expect(page.locator("#train-data input")).to_have_value("my shapes · 15 pairs")
     expect(page.locator(".changed")).to_have_count(0)
-    fill(page, "Rank", "3")
+    fill(page, "model.rank", 3)
     expect(page.locator(".changed")).to_have_text("changed, was 2 reset")
     expect(page.locator("#train-start")).to_be_enabled()
 
@@ -300,38 +312,51 @@ def test_the_log_is_read_searched_and_downloaded_and_stays_where_it_is_read(page
     assert download.value.path().stat().st_size == run.log.stat().st_size
 
 
-@pytest.mark.browser
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_nothing_overflows_or_jumps_and_the_look_is_kept_for_people(page, server, theme):
+@pytest.fixture(scope="module")
+def gallery(server) -> tuple[RunDirectory, RunDirectory, RunDirectory]:
+    """A run with pictures, another one, and one that failed."""
     one, two = (write_run(server.workspace, age_minutes=age) for age in (5, 10))
     write_samples(one, [0, 50, 100])
     failed = write_run(server.workspace, state="failed", message="CUDA out of memory", step=50)
-    for size in (WIDE, MEDIUM, NARROW):
-        page.set_viewport_size(size)
-        page.goto(f"{server.url}/?__theme={theme}&run={one.path.name}")
-        expect(page.locator(".sample-row img").first).to_be_visible()
-        page.locator("#runs-others input").click()
-        page.locator("[role=option]").filter(has_text="CHATS").nth(1).click()
-        expect(page.locator(".legend li")).to_have_count(2)
-        page.keyboard.press("Escape")
-        tops = "plots => plots.map(p => Math.round(p.getBoundingClientRect().top + scrollY))"
-        if size == WIDE:
-            before = page.locator(".plot").evaluate_all(tops)
-            page.wait_for_timeout(2500)
-            assert before == page.locator(".plot").evaluate_all(tops)
-        keep(page, f"run-{size['width']}-{theme}")
-        page.goto(f"{server.url}/?__theme={theme}&run={failed.path.name}")
-        expect(page.get_by_role("alert").first).to_contain_text("CUDA out of memory")
-        keep(page, f"failed-{size['width']}-{theme}")
-        page.locator(".back a").click()
-        expect(page.locator(f'[data-run="{two.path.name}"]')).to_be_visible()
-        keep(page, f"list-{size['width']}-{theme}")
+    return one, two, failed
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_nothing_overflows_and_the_look_is_kept_for_people(page, server, gallery, theme):
+    one, two, failed = gallery
+    page.goto(f"{server.url}/?__theme={theme}&run={one.path.name}")
+    expect(page.locator(".sample-row img").first).to_be_visible()
+    page.locator("#runs-others input").click()
+    page.locator("[role=option]").filter(has_text="CHATS").nth(1).click()
+    expect(page.locator(".legend li")).to_have_count(2)
+    page.keyboard.press("Escape")
+    keep(page, f"run-{theme}")
+    page.locator(".back a").click()
+    expect(page.locator(f'.run-row[data-run="{two.path.name}"]')).to_be_visible()
+    keep(page, f"list-{theme}")
+    page.locator(f'.run-row[data-run="{failed.path.name}"]').click()
+    expect(page.get_by_role("alert").first).to_contain_text("CUDA out of memory")
+    keep(page, f"failed-{theme}")
+
+
+@pytest.mark.browser
+def test_nothing_jumps_while_the_page_asks_for_news(page, server, gallery):
+    page.goto(f"{server.url}/?run={gallery[0].path.name}")
+    expect(page.locator(".sample-row img").first).to_be_visible()
+    tops = "plots => plots.map(p => Math.round(p.getBoundingClientRect().top + scrollY))"
+    before = page.locator(".plot").evaluate_all(tops)
+    page.wait_for_timeout(2500)
+    assert before == page.locator(".plot").evaluate_all(tops)
 
 
 def keep(page: Page, name: str) -> None:
+    """Keep a screenshot in every width, and see that nothing overflows."""
     ARTIFACTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=ARTIFACTS / f"runs-{name}.png", full_page=True)
-    assert page.evaluate("document.documentElement.scrollWidth") == page.viewport_size["width"]
+    for size in (WIDE, MEDIUM, NARROW):
+        page.set_viewport_size(size)
+        page.screenshot(path=ARTIFACTS / f"runs-{name}-{size['width']}.png", full_page=True)
+        assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
 
 
 def test_an_id_that_does_not_exist_is_refused_in_one_line(client):

@@ -24,6 +24,7 @@ from chats.pairs.weight_files import read_json
 from chats.shapes import BASE, PAIR, SHAPES_MODEL, SHAPES_NUM_STEPS
 from training.commands import Push
 from training.datasets import DatasetStore
+from training.datasets.store import dataset_name
 from training.desk import TrainingDesk
 from training.jobs.catalogue import RunCatalogue
 from training.jobs.console import JobConsole, JobSettings
@@ -217,7 +218,8 @@ def open_runs(settings: Settings) -> RunServices:
         command = Push(run_or_pair=str(folder), repo=repo_id, private=private)
         return command.run(on_progress=on_progress)
 
-    return RunServices(console=console, catalogue=RunCatalogue(console), push=push)
+    catalogue = RunCatalogue(console, data_name=dataset_name)
+    return RunServices(console=console, catalogue=catalogue, push=push)
 
 
 def take_up_runs(runs: RunServices) -> None:

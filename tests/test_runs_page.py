@@ -1,26 +1,25 @@
 """The life of real trainings in the real page: watched, stopped, killed, resumed, used."""
 
-import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from playwright.sync_api import Locator, Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, expect
 
 from chats.generation.png import read_png
+from tests.browsing import MEDIUM, NARROW, WIDE, keep, visit
 from tests.job_queue import make_config, nothing_left, wait_for, wait_until
 from tests.run_gallery import write_run, write_samples
 from tests.serving import ROOT, serve
 from tests.test_data_page import shapes_zip
-from tests.test_page import ARTIFACTS, CHROMIUM, NARROW, PATIENCE_MS, WIDE, generate
+from tests.test_page import generate
 from tests.tiny_preferences import write_preferences
 from training.config import TrainingConfig
 from training.jobs.console import JobConsole, JobSettings
@@ -35,7 +34,6 @@ SETTINGS = {
     "samples.num_prompts": 1,
     "samples.num_steps": 2,
 }
-MEDIUM = {"width": 1024, "height": 768}
 HOSTILE = (
     "",
     "..",
@@ -47,7 +45,7 @@ HOSTILE = (
     "\x00",
     "a" * 100_000,
 )
-CHANGING = ("train_stop", "train_kill", "train_resume", "train_delete")
+CHANGING = ("train_stop", "train_kill", "train_resume", "train_score", "train_delete")
 
 
 @pytest.fixture(scope="module")
@@ -83,35 +81,10 @@ def client(server, tmp_path_factory):
     made.close()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    expect.set_options(timeout=PATIENCE_MS)
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
-        yield running
-        running.close()
-
-
 @pytest.fixture
 def page(browser, server):
-    with opened(browser, server.url) as visited:
-        yield visited
-
-
-@contextlib.contextmanager
-def opened(browser, url: str) -> Iterator[Page]:
-    context = browser.new_context(viewport=WIDE, accept_downloads=True)
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE_MS)
-    problems: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.goto(url)
-    yield page
-    context.close()
-    assert problems == []
+    with visit(browser, server.url) as opened:
+        yield opened
 
 
 def open_tab(page: Page, name: str) -> None:
@@ -260,8 +233,9 @@ def test_a_run_outlives_its_server_and_is_resumed_after_its_trainer_was_killed(
             os.kill(first.pid, signal.SIGKILL)
         with (
             serve(tmp_path, "--device", "cpu") as second,
-            opened(browser, f"{second.url}/?run={run_id}") as page,
+            visit(browser, second.url) as page,
         ):
+            open_run(page, run_id)
             state(page, "running")
             seen = console.get(run_id).step
             wait_for(lambda: console.get(run_id).step > seen, what="another step")
@@ -331,13 +305,13 @@ def test_nothing_overflows_and_the_look_is_kept_for_people(page, server, gallery
     page.locator("[role=option]").filter(has_text="CHATS").nth(1).click()
     expect(page.locator(".legend li")).to_have_count(2)
     page.keyboard.press("Escape")
-    keep(page, f"run-{theme}")
+    keep_all(page, f"run-{theme}")
     page.locator(".back a").click()
     expect(page.locator(f'.run-row[data-run="{two.path.name}"]')).to_be_visible()
-    keep(page, f"list-{theme}")
+    keep_all(page, f"list-{theme}")
     page.locator(f'.run-row[data-run="{failed.path.name}"]').click()
     expect(page.get_by_role("alert").first).to_contain_text("CUDA out of memory")
-    keep(page, f"failed-{theme}")
+    keep_all(page, f"failed-{theme}")
 
 
 @pytest.mark.browser
@@ -350,13 +324,10 @@ def test_nothing_jumps_while_the_page_asks_for_news(page, server, gallery):
     assert before == page.locator(".plot").evaluate_all(tops)
 
 
-def keep(page: Page, name: str) -> None:
-    """Keep a screenshot in every width, and see that nothing overflows."""
-    ARTIFACTS.mkdir(parents=True, exist_ok=True)
+def keep_all(page: Page, name: str) -> None:
     for size in (WIDE, MEDIUM, NARROW):
         page.set_viewport_size(size)
-        page.screenshot(path=ARTIFACTS / f"runs-{name}-{size['width']}.png", full_page=True)
-        assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
+        keep(page, f"runs-{name}-{size['width']}")
 
 
 def test_an_id_that_does_not_exist_is_refused_in_one_line(client):

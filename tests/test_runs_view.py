@@ -132,7 +132,7 @@ def test_a_failure_shows_its_last_line_and_what_to_do_before_anything_else(handl
     assert head.index("torch: CUDA out of memory") < head.index("Lower optimizer.batch_size")
     assert head.index("Lower optimizer.batch_size") < head.index('class="run-now"')
     visible = [button.visible for button in parts["buttons"]]
-    assert visible == [False, True, False, False, True, True, False]  # resume, rerun, delete
+    assert visible == [False, True, False, False, False, True, True, False]  # resume, rerun, delete
 
 
 @pytest.mark.parametrize("error", ["", "Killed", "Something nobody has seen before"])
@@ -143,7 +143,7 @@ def test_a_failure_without_known_cause_points_to_the_log(error):
 @pytest.mark.parametrize(
     ("state", "names"),
     [
-        ("succeeded", ["use", "rerun", "delete", "push"]),
+        ("succeeded", ["use", "score", "rerun", "delete", "push"]),
         ("interrupted", ["resume", "rerun", "delete"]),
         ("cancelled", ["resume", "rerun", "delete"]),
     ],
@@ -151,7 +151,7 @@ def test_a_failure_without_known_cause_points_to_the_log(error):
 def test_buttons_follow_from_the_state_alone(handlers, workspace, state, names):
     run = write_run(workspace, state=state)
     _, parts, _ = handlers.open(run.path.name)
-    order = ["use", "resume", "stop", "kill", "rerun", "delete", "push"]
+    order = ["use", "resume", "stop", "kill", "score", "rerun", "delete", "push"]
     shown = zip(order, parts["buttons"], strict=True)
     assert [name for name, button in shown if button.visible] == names
 

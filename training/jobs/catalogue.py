@@ -3,17 +3,18 @@
 import contextlib
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from chats.errors import UserError
 from training.config import TrainingConfig
-from training.datasets.store import dataset_name
 from training.jobs.console import JobConsole, newest_first
 from training.jobs.reading import newest_values
 from training.jobs.states import FINAL
 from training.jobs.summary import JobSummary
 from training.run import Metrics
+from training.scoring.record import RunScore, read_score
 
 _RESTS_AFTER_SECONDS = 2.0
 """A folder that was changed later than this may change again within one tick of its clock."""
@@ -29,6 +30,7 @@ class RunEntry:
         data: What people call its data; empty if its settings can't be read.
         newest: The newest value of each of its metrics.
         has_pair: Whether it is finished and its pair is there.
+        score: What its pair scored, or how far that is; none if nobody asked.
     """
 
     summary: JobSummary
@@ -36,6 +38,7 @@ class RunEntry:
     data: str
     newest: Metrics
     has_pair: bool
+    score: RunScore | None
 
     @property
     def id(self) -> str:
@@ -54,8 +57,12 @@ class RunCatalogue:
     Whatever changes such a run replaces one of its files, which changes the time of its folder.
     """
 
-    def __init__(self, console: JobConsole) -> None:
+    def __init__(
+        self, console: JobConsole, *, data_name: Callable[[Path], str] = lambda folder: folder.name
+    ) -> None:
+        """Take the queue, and what says how people call the data in a folder."""
         self._console = console
+        self._data_name = data_name
         self._lock = threading.Lock()
         self._resting: dict[str, tuple[int, RunEntry]] = {}
         self._configs: dict[str, tuple[TrainingConfig, str]] = {}
@@ -100,7 +107,8 @@ class RunCatalogue:
         except (UserError, FileNotFoundError):
             return None
         is_old = time.time() - changed / 1e9 > _RESTS_AFTER_SECONDS
-        if not entry.is_active and is_old:
+        is_scored = entry.score is not None and entry.score.state == "running"
+        if not entry.is_active and not is_scored and is_old:
             self._resting[run_id] = (changed, entry)
         return entry
 
@@ -112,6 +120,7 @@ class RunCatalogue:
             config=config,
             data=data,
             newest=newest_values(run.metrics),
+            score=read_score(run),
             has_pair=summary.state == "succeeded" and (run.pair / "pair.json").is_file(),
         )
 
@@ -119,7 +128,7 @@ class RunCatalogue:
         if run_id not in self._configs:
             with contextlib.suppress(UserError):
                 config = self._console.config(run_id)
-                self._configs[run_id] = (config, dataset_name(config.data.path))
+                self._configs[run_id] = (config, self._data_name(config.data.path))
         return self._configs.get(run_id, (None, ""))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from chats.errors import UserError
+from training.scoring.record import start_score
 from ui.compare.cards import Status, render_status
 from ui.runs.view import Asked, LogFile, Part, RunsView
 from ui.services import RunServices
@@ -59,13 +60,14 @@ class RunsHandlers:
         return self._view.choices(run)
 
     def act(self, action: str, run: str) -> None:
-        """Stop, kill, resume or delete a run; a mistake is one line in the corner."""
+        """Stop, kill, resume, delete or score a run; a mistake is one line in the corner."""
         console = self._services.console
         doing = {
             "stop": console.stop,
             "kill": console.kill,
             "resume": console.resume,
             "delete": console.delete,
+            "score": lambda run: start_score(console.directory(run)),
         }
         with told():
             doing[action](run)

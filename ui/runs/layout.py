@@ -13,10 +13,11 @@ LABELS = {
     "stop": "Stop and save",
     "kill": "Kill",
     "resume": "Resume",
+    "score": "Score it",
     "rerun": "Rerun with changes",
     "delete": "Delete",
 }
-VARIANTS = {"stop": "secondary", "resume": "primary", "rerun": "secondary"}
+VARIANTS = {"stop": "secondary", "resume": "primary", "score": "secondary", "rerun": "secondary"}
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from training.config import TrainingConfig
 from training.jobs.console import JobConsole, JobSettings
 from training.run import RunDirectory
 
-NUM_STEPS = 50
+NUM_STEPS = 60
 SETTINGS = {
     "optimizer.num_steps": NUM_STEPS,
     "optimizer.batch_size": 1,
@@ -130,18 +130,18 @@ def test_a_newcomer_goes_from_a_zip_to_pictures_of_their_own_pair(page, server, 
     page.locator(f'.run-row[data-run="{run_id}"]').click()
     expect(page.locator(".run-head")).to_contain_text(run_id)
     state(page, "running")
-    expect(page.locator(".plot").first).to_be_visible()
     for hidden in ("resume", "delete"):
         expect(page.locator(f"#runs-{hidden}")).not_to_be_visible()
-
-    page.reload()
-    expect(page.locator(".run-head")).to_contain_text(run_id)
     expect(page.locator(".plot").first).to_be_visible()
     page.locator("#runs-stop").click()
     state(page, "interrupted")
     expect(page.locator(".reason")).to_contain_text("Stopped as asked")
     assert console.get(run_id).step < NUM_STEPS
     page.locator("#runs-resume").click()
+    state(page, "running")
+    page.reload()
+    expect(page.locator(".run-head")).to_contain_text(run_id)
+    expect(page.locator(".plot").first).to_be_visible()
     state(page, "succeeded")
     expect(page.locator(".run-line")).to_contain_text(f"{NUM_STEPS} of {NUM_STEPS} steps")
     expect(page.locator(".sample-row img").first).to_be_visible()

@@ -24,15 +24,18 @@ from chats.pairs.weight_files import read_json
 from chats.shapes import BASE, PAIR, SHAPES_MODEL, SHAPES_NUM_STEPS
 from training.commands import Push
 from training.datasets import DatasetStore
+from training.datasets.store import dataset_name
 from training.desk import TrainingDesk
 from training.jobs.catalogue import RunCatalogue
 from training.jobs.console import JobConsole, JobSettings
+from training.jobs.devices import machine_devices
+from training.progress import OnProgress
 from ui.runs.words import short_title
 from ui.server import (
     LOGIN_VARIABLE,
+    access,
     check_login,
     check_port,
-    own_hosts_only,
     prepare_environment,
 )
 from ui.services import ModelChoice, ModelStatus, RunServices, Services
@@ -172,7 +175,6 @@ def main(settings: Settings) -> None:
     page.launch(
         server_name=settings.host,
         server_port=settings.port,
-        auth=login,
         prevent_thread_lock=True,
         share=False,
         show_error=True,
@@ -181,7 +183,7 @@ def main(settings: Settings) -> None:
         ssr_mode=False,
         max_file_size=f"{settings.max_upload_mb}mb",
         quiet=True,
-        app_kwargs={"middleware": [own_hosts_only(settings.host)]},
+        **access(settings.host, login),
         **launch_options(),
     )
     logger.info("Serving http://%s:%d", settings.host, settings.port)
@@ -200,6 +202,7 @@ def make_desk(
         console=runs.console,
         workspace=settings.workspace.expanduser().resolve(),
         models=((model.title, model.name),),
+        devices=machine_devices(),
         open_libraries=models.open_libraries,
         refusal="" if settings.trainings else NO_TRAININGS,
     )
@@ -210,11 +213,13 @@ def open_runs(settings: Settings) -> RunServices:
     workspace = settings.workspace.expanduser().resolve()
     console = JobConsole(JobSettings(workspace=workspace))
 
-    def push(run: str, repo_id: str, private: bool) -> str:
+    def push(run: str, repo_id: str, private: bool, on_progress: OnProgress) -> str:
         folder = console.directory(run).path
-        return Push(run_or_pair=str(folder), repo=repo_id, private=private).run()
+        command = Push(run_or_pair=str(folder), repo=repo_id, private=private)
+        return command.run(on_progress=on_progress)
 
-    return RunServices(console=console, catalogue=RunCatalogue(console), push=push)
+    catalogue = RunCatalogue(console, data_name=dataset_name)
+    return RunServices(console=console, catalogue=catalogue, push=push)
 
 
 def take_up_runs(runs: RunServices) -> None:

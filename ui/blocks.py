@@ -41,12 +41,13 @@ def build_ui(services: Services) -> gr.Blocks:
                 pair = build_compare(services, page=page)
             with gr.Tab("Data", id="data") as tab:
                 build_data(services, tab=tab)
+            take_up = None
             if services.desk:
                 with gr.Tab("Train", id="train") as train:
-                    build_train(services.desk, page=page, tab=train, saved=saved)
+                    take_up = build_train(services.desk, page=page, tab=train, saved=saved)
             if services.runs:
                 with gr.Tab("Runs", id="runs") as runs:
-                    build_runs(services, page=page, tab=runs, pair=pair)
+                    build_runs(services, page=page, tab=runs, pair=pair, take_up=take_up)
         plain_html(FOOTER)
         add_endpoints(services)
         if services.desk:

@@ -12,6 +12,7 @@ from training.datasets import DatasetStore
 from training.desk import TrainingDesk
 from training.jobs.catalogue import RunCatalogue
 from training.jobs.console import JobConsole
+from training.progress import OnProgress
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class RunServices:
     """Stops, resumes and reads them."""
     catalogue: RunCatalogue
     """All of them at a glance."""
-    push: Callable[[str, str, bool], str]
+    push: Callable[[str, str, bool, OnProgress], str]
     """Push a run's pair to a repository, privately or not; returns what to tell."""
 
 

@@ -5,7 +5,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -34,14 +33,16 @@ class Painter:
         config: GenerationConfig,
         *,
         cancel: threading.Event,
+        on_end: Callable[[], None],
     ) -> None:
         """Prepare the request.
 
         Args:
-            manager: whose device is used, one request at a time.
+            manager: whose device is used; it is this request's turn.
             lease: the model.
             config: what to make, with nothing left open.
             cancel: when set, the work stops within one step; so does setting `stop`.
+            on_end: called when the device is used no more, before the last event is told.
         """
         self.stop = threading.Event()
         self.images: list[Image.Image] = []
@@ -50,6 +51,7 @@ class Painter:
         self.error: BaseException | None = None
         self.is_done = False
         self._manager, self._lease, self._config, self._cancel = manager, lease, config, cancel
+        self._on_end = on_end
         self._max_rows = manager.max_rows
         self._events: queue.Queue[StepEvent | None] = queue.Queue(_QUEUED_EVENTS)
         self._pace = _Pace()
@@ -62,8 +64,10 @@ class Painter:
     def run(self) -> None:
         """Make all pictures; leaves the outcome in `images`, `is_done` and `error`."""
         try:
-            with self._device():
+            try:
                 self._paint_all()
+            finally:
+                self._on_end()
             self.is_done = True
         except _Stopped:
             pass
@@ -71,16 +75,6 @@ class Painter:
             self.error = error
         finally:
             self._announce_end()
-
-    @contextmanager
-    def _device(self) -> Iterator[None]:
-        lock = self._manager.execution_lock
-        while not lock.acquire(timeout=_POLL_SECONDS):
-            self._check_wanted()
-        try:
-            yield
-        finally:
-            lock.release()
 
     def _check_wanted(self) -> None:
         if self.stop.is_set() or self._cancel.is_set():

@@ -2,7 +2,6 @@
 
 import copy
 import gc
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from chats.models.loading import (
     model_bytes,
     resolve_model,
 )
+from chats.models.sharing import DeviceShare, DeviceTurns
 from chats.pairs import hub
 from chats.pairs.pair import Pair, load_pair, locate_pair
 from chats.pairs.weight_files import check_weight_files, local_folder, weight_bytes
@@ -74,6 +74,7 @@ class ModelManager:
         dtype: of the weights; none means float32, on CUDA bfloat16 (float16 on older cards).
         budget_gb: the most memory that loaded weights may take; none means no limit.
         max_rows: the most pictures that denoise in one call; further rows come after them.
+        share: with whom the device is shared.
     """
 
     def __init__(
@@ -83,12 +84,13 @@ class ModelManager:
         dtype: torch.dtype | None = None,
         budget_gb: float | None = None,
         max_rows: int = 16,
+        share: DeviceShare | None = None,
     ) -> None:
         self.device = choose_device(device)
         self.dtype = dtype or best_dtype(self.device)
         self.max_rows = max_rows
-        self.execution_lock = threading.Lock()
-        """Held by the one request that runs on the device."""
+        self.turns = DeviceTurns(share or DeviceShare())
+        """Whose turn it is to use the device."""
         budget_bytes = None if budget_gb is None else int(budget_gb * 1e9)
         self._fetched: dict[str, Path] = {}
         self._cache = LeaseCache(budget_bytes=budget_bytes, after_eviction=free_memory)
@@ -163,6 +165,13 @@ class ModelManager:
         keys = [kept.key for kept in self._cache.kept() if _shown_name(kept.key.folder) == name]
         dropped = [self._cache.evict(key) for key in keys]
         return any(dropped)
+
+    def give_way(self) -> None:
+        """Drop everything if a training has the device or is next, and no request is under way."""
+        with self.turns.if_wanted_elsewhere() as is_wanted:
+            if is_wanted:
+                for kept in self._cache.kept():
+                    self._cache.evict(kept.key)
 
     def _folder(self, name: str, resolve: Callable[[str], Path]) -> Path:
         """Find the folder of a model or a pair; the Hub is asked once, not at every request."""

@@ -24,6 +24,7 @@ from ui.tickets import QUEUE, Tickets
 
 # Gradio needs a fixed value to read the form again after a restart; nothing secret is stored.
 STORAGE_SECRET = "chats"
+PRESS_GENERATE = "() => { document.getElementById('chats-generate').click(); return []; }"
 
 
 class CompareHandlers:
@@ -104,7 +105,7 @@ class CompareHandlers:
         self, form: Mapping[str, Any], *, before: Board, reuse: bool, session: str
     ) -> Iterator[View]:
         ticket = self._runs.start(session)
-        left_out = ("locked", "live", "model")
+        left_out = ("locked", "live", "model", "on_cpu")
         settings = {name: value for name, value in form.items() if name not in left_out}
         try:
             model = find_model(form["model"], self._services.models())
@@ -116,6 +117,7 @@ class CompareHandlers:
                 reuse=reuse,
                 ticket=ticket,
                 is_current=lambda: self._runs.is_current(session, ticket),
+                on_cpu=form.get("on_cpu", False),
             )
         except UserError as error:
             kept = replace(before, state="failed") if before.state == "running" else before
@@ -130,7 +132,7 @@ def build_compare(services: Services, *, page: gr.Blocks) -> gr.Dropdown:
     models = services.models()
     model = models[0]
     handlers = CompareHandlers(services)
-    form = build_form(models)
+    form = build_form(models, offers_cpu=services.generate_on_cpu is not None)
     board = gr.State(empty_board(model))
     saved = gr.BrowserState(
         None, storage_key=f"chats-compare-{model.name}-{model.width}", secret=STORAGE_SECRET
@@ -149,6 +151,7 @@ def build_compare(services: Services, *, page: gr.Blocks) -> gr.Dropdown:
             elem_classes="overlay-pictures",
         )
     live = gr.Button("Live", visible="hidden", elem_id="chats-live")
+    use_cpu = gr.Button("Use the CPU", visible="hidden", elem_id="chats-use-cpu")
 
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     long = {
@@ -178,6 +181,10 @@ def build_compare(services: Services, *, page: gr.Blocks) -> gr.Dropdown:
     stopping = json.dumps(render_status(Status("stopped", STOPPING)))
     form.stop.click(None, None, status, js=f"() => {stopping}", api_visibility="private")
     form.stop.click(handlers.halt, None, [status, form.stop], **quick)
+    ticked = use_cpu.click(
+        None, None, form.fields["on_cpu"], js="() => true", api_visibility="private"
+    )
+    ticked.then(None, None, None, js=PRESS_GENERATE, api_visibility="private")
     page.unload(handlers.leave)
     _connect_memory(page, handlers, form, saved)
     return form.fields["model"]

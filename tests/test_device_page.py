@@ -1,0 +1,87 @@
+"""A training and pictures on one device, in the real page; a GPU is pretended."""
+
+import os
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+from tests.device_server import PRETENDED
+from tests.job_queue import make_config
+from tests.serving import serve
+from tests.shapes_pair import pair_arguments
+from training.jobs.turn import turn
+from training.jobs.workspace import Workspace, new_job
+
+pytestmark = pytest.mark.browser
+
+ARTIFACTS = Path(os.environ.get("CHATS_TEST_ARTIFACTS", "test-artifacts"))
+PATIENCE_MS = 120_000
+DONE = ".board[data-state=done]"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("server")
+    program = ("-m", "tests.device_server")
+    with serve(folder, *pair_arguments(folder / "pair"), program=program) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def page(server):
+    expect.set_options(timeout=PATIENCE_MS)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium",
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
+        opened = browser.new_page(viewport={"width": 1440, "height": 900})
+        opened.set_default_timeout(PATIENCE_MS)
+        opened.goto(server.url)
+        expect(opened.locator(".pill[data-state=ready]")).to_be_visible()
+        yield opened
+        browser.close()
+
+
+@pytest.fixture
+def run(server):
+    """A training of ten steps that waits for the pretended GPU."""
+    job = new_job(directory=server.workspace, devices=(PRETENDED.name,), ticket=1)
+    workspace = Workspace(server.workspace)
+    folder = workspace.create(make_config(num_steps=10), job)
+    yield folder.run
+    workspace.remove(folder)
+
+
+def keep(page, name: str) -> None:
+    """Keep the look for people; nothing may overflow."""
+    ARTIFACTS.mkdir(parents=True, exist_ok=True)
+    for width in (1440, 1024, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        for theme in ("light", "dark"):
+            page.evaluate(f"document.body.classList.toggle('dark', {str(theme == 'dark').lower()})")
+            page.screenshot(path=ARTIFACTS / f"{name}-{width}-{theme}.png", full_page=True)
+    page.evaluate("document.body.classList.remove('dark')")
+    page.set_viewport_size({"width": 1440, "height": 900})
+
+
+def test_while_a_training_has_the_gpu_the_page_says_so_and_the_cpu_paints(page, run):
+    page.locator(".chip").first.click()
+    with turn(run.path):
+        run.update_status(step=3)
+        page.locator("#chats-generate").click()
+        alert = page.get_by_role("alert")
+        expect(alert).to_contain_text(f"The GPU is used by run {run.path.name} (started ")
+        expect(alert).to_contain_text(
+            "step 3 of 10). Wait until it has ended, stop it in Runs, or use the CPU."
+        )
+        keep(page, "device-busy")
+        alert.get_by_role("button", name="Use the CPU").click()
+        expect(page.locator(DONE)).to_be_visible()
+        expect(page.get_by_label("On the CPU").first).to_be_checked()
+    page.get_by_label("On the CPU").first.uncheck()
+    page.locator("#chats-generate").click()
+    expect(page.locator(".status[data-kind=busy]")).to_be_visible()
+    expect(page.locator(DONE)).to_be_visible()

@@ -53,6 +53,8 @@ def generate(
             finally:
                 painter.stop.set()
                 worker.join()
+        del lease
+        painter.forget_model()
     if painter.error is not None:
         raise painter.error
     if painter.is_done:

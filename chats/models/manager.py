@@ -1,10 +1,9 @@
 """What is loaded on the device: models and pairs, lent to requests and kept within a budget."""
 
 import copy
-import gc
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,11 +18,14 @@ from chats.models.leases import LeaseCache
 from chats.models.loading import (
     LoadedModel,
     best_dtype,
+    can_be_offloaded,
     choose_device,
     load_model,
-    model_bytes,
+    model_sizes,
     resolve_model,
 )
+from chats.models.memory import WorkingMemory, budget_of, free_memory, is_out_of_memory
+from chats.models.placement import Placement, choose_placement
 from chats.models.sharing import DeviceShare, DeviceTurns
 from chats.pairs import hub
 from chats.pairs.pair import Pair, load_pair, locate_pair
@@ -45,6 +47,8 @@ class Lease:
     """Width and height must be divisible by this."""
     default_num_steps: int
     device_name: str
+    placement: Placement
+    """Whether all of it is on the device; previews of one that is not would cost too much."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,7 @@ class OnDevice:
     size_gb: float
     in_use: bool
     device_name: str
+    placement: Placement
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class _Key:
     kind: str
     folder: Path
     stamp: int
+    placement: Placement = "resident"
 
 
 class ModelManager:
@@ -72,7 +78,8 @@ class ModelManager:
     Args:
         device: a torch device; none means CUDA, else MPS, else the CPU.
         dtype: of the weights; none means float32, on CUDA bfloat16 (float16 on older cards).
-        budget_gb: the most memory that loaded weights may take; none means no limit.
+        budget_gb: the most memory that weights and work may take; none means nearly all that is
+            free on the device.
         max_rows: the most pictures that denoise in one call; further rows come after them.
         share: with whom the device is shared.
     """
@@ -91,9 +98,16 @@ class ModelManager:
         self.max_rows = max_rows
         self.turns = DeviceTurns(share or DeviceShare())
         """Whose turn it is to use the device."""
-        budget_bytes = None if budget_gb is None else int(budget_gb * 1e9)
+        self.working = WorkingMemory(self.device)
+        """What pictures took so far beside the weights."""
+        budget_bytes = budget_of(self.device) if budget_gb is None else int(budget_gb * 1e9)
         self._fetched: dict[str, Path] = {}
-        self._cache = LeaseCache(budget_bytes=budget_bytes, after_eviction=free_memory)
+        self.cache = LeaseCache(
+            budget_bytes=budget_bytes,
+            after_eviction=free_memory,
+            is_out_of_memory=is_out_of_memory,
+        )
+        """What is loaded."""
 
     @contextmanager
     def lease(
@@ -112,20 +126,16 @@ class ModelManager:
         folder = self._folder(model, resolve_model)
         pair_folder = _embedded_pair(folder) if pair is None else self._folder(pair, locate_pair)
         with ExitStack() as stack:
-            base = stack.enter_context(self._lease_base(folder))
+            base = stack.enter_context(self._lease_base(folder, pair_folder))
             own_pair = base.own_pair
             if pair_folder not in (None, folder):
                 own_pair = stack.enter_context(self._lease_pair(pair_folder))
-            yield self._lease_of(base.pipeline, own_pair, folder=folder, scheduler=scheduler)
+            yield self._lease_of(base, own_pair, folder=folder, scheduler=scheduler)
 
     def _lease_of(
-        self,
-        shared: DiffusionPipeline,
-        pair: Pair | None,
-        *,
-        folder: Path,
-        scheduler: SchedulerName,
+        self, base: LoadedModel, pair: Pair | None, *, folder: Path, scheduler: SchedulerName
     ) -> Lease:
+        shared = base.pipeline
         pipeline = copy.copy(shared)  # the same weights; what a call writes stays in the copy
         pipeline.scheduler = build_scheduler(scheduler, model_scheduler=shared.scheduler)
         pipeline.set_progress_bar_config(disable=True)
@@ -138,6 +148,7 @@ class ModelManager:
             size_factor_px=size_factor_px(pipeline),
             default_num_steps=SHAPES_NUM_STEPS if folder == BASE else family.num_steps,
             device_name=self.device_name,
+            placement=base.placement,
         )
 
     @property
@@ -156,22 +167,22 @@ class ModelManager:
                 size_gb=kept.num_bytes / 1e9,
                 in_use=kept.num_leases > 0,
                 device_name=self.device_name,
+                placement=kept.key.placement,
             )
-            for kept in self._cache.kept()
+            for kept in self.cache.kept()
         ]
 
     def unload(self, name: str) -> bool:
         """Drop what `describe` calls `name`; say whether anything was (nothing leased is)."""
-        keys = [kept.key for kept in self._cache.kept() if _shown_name(kept.key.folder) == name]
-        dropped = [self._cache.evict(key) for key in keys]
+        keys = [kept.key for kept in self.cache.kept() if _shown_name(kept.key.folder) == name]
+        dropped = [self.cache.evict(key, reason="it was unloaded by hand") for key in keys]
         return any(dropped)
 
     def give_way(self) -> None:
         """Drop everything if a training has the device or is next, and no request is under way."""
         with self.turns.if_wanted_elsewhere() as is_wanted:
             if is_wanted:
-                for kept in self._cache.kept():
-                    self._cache.evict(kept.key)
+                self.cache.evict_unused(reason="a training needs the device")
 
     def _folder(self, name: str, resolve: Callable[[str], Path]) -> Path:
         """Find the folder of a model or a pair; the Hub is asked once, not at every request."""
@@ -181,15 +192,40 @@ class ModelManager:
             self._fetched[name] = resolve(name)
         return self._fetched[name]
 
-    def _lease_base(self, folder: Path) -> AbstractContextManager[LoadedModel]:
+    def _lease_base(
+        self, folder: Path, pair_folder: Path | None
+    ) -> AbstractContextManager[LoadedModel]:
+        key = self._placed(self._key("model", folder), pair_folder)
+
         def measure() -> int:
-            check_weight_files(folder)
-            return model_bytes(folder, dtype=self.dtype)
+            return model_sizes(folder, dtype=self.dtype).of(key.placement)
 
         def load() -> LoadedModel:
-            return load_model(folder, device=self.device, dtype=self.dtype)
+            return load_model(folder, device=self.device, dtype=self.dtype, placement=key.placement)
 
-        return self._cache.lease(self._key("model", folder), measure=measure, load=load)
+        return self.cache.lease(key, measure=measure, load=load)
+
+    def _placed(self, key: _Key, pair_folder: Path | None) -> _Key:
+        """Say how a model is placed: as it is already, else as fast as there is room for."""
+        can_offload = self.device.type != "cpu" and can_be_offloaded(key.folder, pair_folder)
+        loaded = {
+            kept.key for kept in self.cache.kept() if replace(kept.key, placement="resident") == key
+        }
+        for known in loaded:
+            if known.placement == "resident" or can_offload:
+                return known
+            self.cache.evict(known, reason="a full pair needs all of it on the device")
+        check_weight_files(key.folder)
+        beside = 0
+        if pair_folder not in (None, key.folder):
+            beside = weight_bytes(pair_folder, bytes_per_float=self.dtype.itemsize)
+        placement = choose_placement(
+            model_sizes(key.folder, dtype=self.dtype),
+            beside_bytes=beside,
+            room_bytes=self.cache.room_bytes(),
+            can_offload=can_offload,
+        )
+        return replace(key, placement=placement)
 
     def _lease_pair(self, folder: Path) -> AbstractContextManager[Pair]:
         def measure() -> int:
@@ -199,25 +235,17 @@ class ModelManager:
         def load() -> Pair:
             return load_pair(folder, dtype=self.dtype)
 
-        return self._cache.lease(self._key("pair", folder), measure=measure, load=load)
+        return self.cache.lease(self._key("pair", folder), measure=measure, load=load)
 
     def _key(self, kind: str, folder: Path) -> _Key:
         """Name what is in a folder now; what was loaded before it was written again is dropped."""
         stamps = [path.stat().st_mtime_ns for path in folder.rglob("*")]
         key = _Key(kind, folder, stamp=max(stamps, default=0))
-        for kept in self._cache.kept():
-            if (kept.key.kind, kept.key.folder) == (kind, folder) and kept.key != key:
-                self._cache.evict(kept.key)
+        for kept in self.cache.kept():
+            is_older = (kept.key.kind, kept.key.folder) == (kind, folder)
+            if is_older and kept.key.stamp != key.stamp:
+                self.cache.evict(kept.key, reason="its files were written again")
         return key
-
-
-def free_memory() -> None:
-    """Give the memory of what was dropped back to the device."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if torch.backends.mps.is_available():
-        torch.mps.empty_cache()
 
 
 def _embedded_pair(folder: Path) -> Path | None:

@@ -33,8 +33,9 @@ from ui.server import (
     own_hosts_only,
     prepare_environment,
 )
-from ui.services import RunServices, Services
+from ui.services import ModelServices, RunServices, Services
 
+NO_LOADING = "This server loads no other models. Run the program yourself to load them."
 NO_TRAININGS = "This server starts no trainings. Run the program yourself to train."
 
 logger = logging.getLogger("chats")
@@ -62,7 +63,7 @@ class Settings(FrozenSettings):
     """Largest file that the page takes, in megabytes; data sets come as one zip."""
 
     trainings: bool = True
-    """Whether people who reach the page may start trainings on this machine."""
+    """Whether people who reach the page may start trainings and load models on this machine."""
 
     device: str | None = None
     """Torch device, such as `cpu`, `cuda` or `cuda:1`; none means the best there is."""
@@ -90,11 +91,19 @@ def main(settings: Settings, *, devices: Sequence[Device] = ()) -> None:
     page = build_ui(
         Services(
             generate=studio.generate,
-            models=lambda: offered_models(settings, runs),
+            models=lambda: offered_models(settings, runs, others=studio.loaded_by_hand()),
             status=studio.status,
             datasets=datasets,
             runs=runs,
             desk=make_desk(settings, studio, runs=runs, datasets=datasets),
+            shelf=ModelServices(
+                report=studio.report,
+                load=studio.load,
+                unload=studio.unload,
+                folders=studio.folders,
+                refusal="" if settings.trainings else NO_LOADING,
+            ),
+            num_at_once=len(devices),
             generate_on_cpu=studio.generate_on_cpu if has_cpu_beside(settings, devices) else None,
         )
     )
@@ -136,6 +145,7 @@ def open_studio(settings: Settings, runs: RunServices, *, devices: Sequence[Devi
         devices=devices,
         share=share,
         pair_of_run=lambda run: pair_of_run(runs, run),
+        models_folder=workspace.path / "models",
     )
 
 
@@ -146,8 +156,7 @@ def has_cpu_beside(settings: Settings, devices: Sequence[Device]) -> bool:
 
 def warm_up(studio: Studio) -> None:
     """Load the model, then make way for trainings as long as the server lives."""
-    studio.open_libraries("training.planning.dry_run")
-    studio.warm_up()
+    studio.warm_up("training.planning.dry_run")
     studio.watch(threading.Event())
 
 
@@ -188,17 +197,18 @@ def take_up_runs(runs: RunServices) -> None:
         logger.error("%s", error)
 
 
-def offered_models(settings: Settings, runs: RunServices) -> tuple[ModelChoice, ...]:
-    """Return the model with its own pair, then with those of finished runs, the newest first."""
-    own = describe_model(settings.model, settings.pair)
-    trained = runs.catalogue.finished_pairs(settings.model)
-    return (
-        own,
-        *(
+def offered_models(
+    settings: Settings, runs: RunServices, *, others: Sequence[tuple[str, str | None]] = ()
+) -> tuple[ModelChoice, ...]:
+    """Return each model with its own pair, then with those of finished runs, the newest first."""
+    found = []
+    for model, pair in ((settings.model, settings.pair), *others):
+        own = describe_model(model, pair)
+        found += [own] + [
             replace(own, run=each.id, run_title=short_title(each), pair=each.id, has_pair=True)
-            for each in trained
-        ),
-    )
+            for each in runs.catalogue.finished_pairs(model)
+        ]
+    return tuple(found)
 
 
 def pair_of_run(runs: RunServices, run: str) -> str | None:

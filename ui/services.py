@@ -7,10 +7,28 @@ from dataclasses import dataclass
 from chats.config import GenerationConfig
 from chats.generation.events import ImagesEvent, StepEvent
 from chats.models.choices import ModelChoice, ModelStatus
+from chats.models.reports import DeviceReport
+from chats.pairs.hub import OnBytes
 from training.datasets import DatasetStore
 from training.desk import TrainingDesk
 from training.jobs.catalogue import RunCatalogue
 from training.jobs.console import JobConsole
+
+
+@dataclass(frozen=True)
+class ModelServices:
+    """What is on the devices."""
+
+    report: Callable[[], tuple[DeviceReport, ...]]
+    """Every device with its memory and what lies in it."""
+    load: Callable[[str, str | None, OnBytes | None], str]
+    """Load a model and its pair, which may be none, telling what is fetched; returns words."""
+    unload: Callable[[str], str]
+    """Drop what has a name; returns what to tell."""
+    folders: Callable[[], tuple[str, ...]]
+    """Names of the folders that can be loaded."""
+    refusal: str = ""
+    """Why this server loads nothing on request; empty if it does."""
 
 
 @dataclass(frozen=True)
@@ -43,5 +61,9 @@ class Services:
     """The same beside a GPU that is in use; none where it would be no help."""
     desk: TrainingDesk | None = None
     """Where trainings are handed in; none where this server has no queue."""
+    shelf: ModelServices | None = None
+    """What is loaded; none where this server does not say."""
+    num_at_once: int = 1
+    """Requests for pictures that run at the same time."""
     runs: RunServices | None = None
     """Trainings; none where this server has no queue."""

@@ -40,6 +40,7 @@ def generate(
         UserError: the request cannot be met; the text says why and what to do.
     """
     started, cancel = time.perf_counter(), cancel or threading.Event()
+    manager.find(config.model, config.pair)
     with ExitStack() as turn:
         if not turn.enter_context(manager.turns.turn(cancel)):
             return

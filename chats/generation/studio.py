@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chats.config import GenerationConfig
@@ -16,7 +17,12 @@ from chats.devices import ON_CPU, Device
 from chats.errors import DeviceBusyError, UserError
 from chats.generation.events import ImagesEvent, StepEvent
 from chats.models.choices import ModelStatus, model_title
+from chats.models.reports import DeviceReport
 from chats.models.sharing import DeviceShare
+from chats.pairs import hub
+from chats.pairs.hub import OnBytes
+from chats.pairs.weight_files import local_folder
+from chats.shapes import SHAPES_MODEL
 
 if TYPE_CHECKING:
     from chats.models.manager import ModelManager
@@ -46,6 +52,7 @@ class Studio:
         devices: Sequence[Device],
         share: Callable[[Device], DeviceShare],
         pair_of_run: Callable[[str], str | None],
+        models_folder: Path | None = None,
     ):
         """Prepare it; nothing is loaded yet.
 
@@ -55,10 +62,13 @@ class Studio:
             devices: those that pictures are made on; a request goes to the one that is free.
             share: with whom a device is shared.
             pair_of_run: gives the folder of a run's pair, none if it is no run.
+            models_folder: whose folders may be loaded by their names.
         """
         self._model, self._pair, self._pair_of_run = model, pair, pair_of_run
         self._workers = [_Worker(device, share(device)) for device in devices]
         self._beside = _Worker(ON_CPU, DeviceShare(title=ON_CPU.title))
+        self._models_folder = models_folder
+        self._by_hand: dict[str, str | None] = {}
         self._lock = threading.Lock()
         self._status = ModelStatus("loading", f"Loading {model_title(model)}…")
 
@@ -84,10 +94,15 @@ class Studio:
         """How far loading is."""
         return self._status
 
-    def warm_up(self) -> None:
-        """Load model and pair, so that the first person does not wait for them."""
+    def warm_up(self, *others: str) -> None:
+        """Load model and pair, so that the first person does not wait for them.
+
+        Args:
+            others: modules to import besides; see `open_libraries`.
+        """
         title = model_title(self._model)
         try:
+            self.open_libraries(*others)
             with self._free_worker() as worker:
                 manager = self._open(worker)
                 self._status = self._loaded_first(manager, title=title)
@@ -99,6 +114,58 @@ class Studio:
         except Exception as error:
             logger.exception("%s could not be loaded", title)
             self._status = ModelStatus("failed", f"{title} could not be loaded: {error}")
+
+    def report(self) -> tuple[DeviceReport, ...]:
+        """Say what is on each device; the CPU is named only if it was used."""
+        beside = (self._beside,) if self._beside.manager else ()
+        return tuple(_report(worker) for worker in (*self._workers, *beside))
+
+    def load(self, name: str, pair: str | None = None, on_bytes: OnBytes | None = None) -> str:
+        """Load a model, and offer it from now on; returns what to tell.
+
+        Args:
+            name: a Hub id, the name of a folder in the models folder, or `shapes`.
+            pair: its preference pair, named in the same way; none means its own, if any.
+            on_bytes: is told how much of the model was fetched; what it raises ends it.
+
+        Raises:
+            UserError: it is unknown, refused, damaged or too large, or a training has the device.
+        """
+        model, pair = self._located(name), self._located(pair) if pair else None
+        with self._free_worker() as worker:
+            manager = self._open(worker)
+            manager.find(model, pair, on_bytes=on_bytes)
+            with manager.turns.turn(threading.Event()), manager.lease(model, pair) as lease:
+                where, placement = lease.device_name, lease.placement
+        if model != self._model:
+            self._by_hand[model] = pair
+        how = "" if placement == "resident" else f", by {placement}"
+        return f"{model_title(model)} is loaded on {where}{how}."
+
+    def unload(self, name: str) -> str:
+        """Drop what a report calls `name` from all devices; returns what to tell.
+
+        Raises:
+            UserError: there is no such thing, or pictures are being made with it.
+        """
+        managers = [each.manager for each in (*self._workers, self._beside) if each.manager]
+        dropped = [manager.unload(name) for manager in managers]
+        if any(dropped):
+            return f"{name} is unloaded. The next pictures with it load it again."
+        if any(each.name == name for manager in managers for each in manager.describe()):
+            raise UserError(f"{name} is in use. Wait until its pictures are done, or stop them.")
+        raise UserError(f"Nothing with the name {name[:80]!r} is loaded.")
+
+    def loaded_by_hand(self) -> tuple[tuple[str, str | None], ...]:
+        """Return models and their pairs that `load` loaded beside the first."""
+        return tuple(self._by_hand.items())
+
+    def folders(self) -> tuple[str, ...]:
+        """Return the names of the folders that may be loaded."""
+        if self._models_folder is None or not self._models_folder.is_dir():
+            return ()
+        found = [each for each in self._models_folder.iterdir() if each.is_dir()]
+        return tuple(sorted(each.name for each in found if not each.name.startswith(".")))
 
     def open_libraries(self, *others: str) -> None:
         """Import all that models and `others` need; two threads that do so at once fail."""
@@ -112,6 +179,21 @@ class Studio:
             for worker in self._workers:
                 if worker.manager is not None:
                     worker.manager.give_way()
+
+    def _located(self, name: str) -> str:
+        """Take only names that are no paths: they come from whoever reaches the page."""
+        name = name.strip()
+        if name in (SHAPES_MODEL, self._model):
+            return name
+        if name in self.folders():
+            return str(self._models_folder / name)
+        if hub.is_hub_id(name) and local_folder(name) is None:
+            return name
+        known = ", ".join(self.folders()) or "none yet"
+        raise UserError(
+            f"{name[:80]!r} is neither a Hub id such as owner/name nor a folder in the workspace's "
+            f"models folder (there: {known})."
+        )
 
     def _loaded_first(self, manager: "ModelManager", *, title: str) -> ModelStatus:
         with (
@@ -154,6 +236,13 @@ class Studio:
 
                 worker.manager = ModelManager(device=worker.device.torch_name, share=worker.share)
             return worker.manager
+
+
+def _report(worker: _Worker) -> DeviceReport:
+    used_by = worker.share.used_by() or ""
+    if worker.manager is None:
+        return DeviceReport(title=worker.device.title, used_by=used_by)
+    return replace(worker.manager.report(), used_by=used_by)
 
 
 def _is_kept(worker: _Worker) -> bool:

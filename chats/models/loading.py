@@ -42,12 +42,15 @@ class LoadedModel:
     """Whether all of it is on the device."""
 
 
-def resolve_model(name: str, *, with_weights: bool = True) -> Path:
+def resolve_model(
+    name: str, *, with_weights: bool = True, on_bytes: hub.OnBytes | None = None
+) -> Path:
     """Return the local folder of a model, fetching it from the Hub where it is not here yet.
 
     Args:
         name: `shapes`, a folder, or a Hub id.
         with_weights: Whether the weights are fetched too, or only the small files.
+        on_bytes: See `chats.pairs.hub.fetch`.
 
     Raises:
         UserError: there is no such model, its family is unknown, or the Hub cannot be reached.
@@ -59,7 +62,7 @@ def resolve_model(name: str, *, with_weights: bool = True) -> Path:
     if hub.is_hub_id(name):
         texts = hub.fetch_texts(name)
         _check_known(texts, name=name)
-        return hub.fetch(name) if with_weights else texts
+        return hub.fetch(name, on_bytes=on_bytes) if with_weights else texts
     raise UserError(
         f"Unknown model {name!r}. Known are: {SHAPES_MODEL} (the embedded one), a folder that "
         "diffusers' save_pretrained wrote, and a Hub id such as owner/name."

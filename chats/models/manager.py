@@ -24,8 +24,15 @@ from chats.models.loading import (
     model_sizes,
     resolve_model,
 )
-from chats.models.memory import WorkingMemory, budget_of, free_memory, is_out_of_memory
+from chats.models.memory import (
+    WorkingMemory,
+    budget_of,
+    device_memory,
+    free_memory,
+    is_out_of_memory,
+)
 from chats.models.placement import Placement, choose_placement
+from chats.models.reports import DeviceReport, OnDevice, Unloaded
 from chats.models.sharing import DeviceShare, DeviceTurns
 from chats.pairs import hub
 from chats.pairs.pair import Pair, load_pair, locate_pair
@@ -49,19 +56,6 @@ class Lease:
     device_name: str
     placement: Placement
     """Whether all of it is on the device; previews of one that is not would cost too much."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OnDevice:
-    """One thing on the device, as the page shows it."""
-
-    name: str
-    kind: str
-    """`model` or `pair`."""
-    size_gb: float
-    in_use: bool
-    device_name: str
-    placement: Placement
 
 
 @dataclass(frozen=True)
@@ -123,14 +117,26 @@ class ModelManager:
         Raises:
             UserError: the model or the pair is unknown, refused, damaged or too large.
         """
-        folder = self._folder(model, resolve_model)
-        pair_folder = _embedded_pair(folder) if pair is None else self._folder(pair, locate_pair)
+        folder, pair_folder = self.find(model, pair)
         with ExitStack() as stack:
             base = stack.enter_context(self._lease_base(folder, pair_folder))
             own_pair = base.own_pair
             if pair_folder not in (None, folder):
                 own_pair = stack.enter_context(self._lease_pair(pair_folder))
             yield self._lease_of(base, own_pair, folder=folder, scheduler=scheduler)
+
+    def find(
+        self, model: str, pair: str | None = None, *, on_bytes: hub.OnBytes | None = None
+    ) -> tuple[Path, Path | None]:
+        """Return the folders of a model and its pair, fetched from the Hub if they are not here.
+
+        Needs no device: it is best done before the turn on one begins.
+
+        Raises:
+            UserError: the model or the pair is unknown, or cannot be fetched.
+        """
+        folder = self._folder(model, lambda name: resolve_model(name, on_bytes=on_bytes))
+        return folder, (_embedded_pair(folder) if pair is None else self._folder(pair, locate_pair))
 
     def _lease_of(
         self, base: LoadedModel, pair: Pair | None, *, folder: Path, scheduler: SchedulerName
@@ -171,6 +177,26 @@ class ModelManager:
             )
             for kept in self.cache.kept()
         ]
+
+    def report(self) -> DeviceReport:
+        """Say what the device has, what lies on it, and what was dropped and why."""
+        memory, room = device_memory(self.device), self.cache.room_bytes()
+        return DeviceReport(
+            title=self.device_name,
+            total_gb=memory.total_bytes / 1e9,
+            used_gb=memory.used_bytes / 1e9,
+            room_gb=(memory.total_bytes if room is None else max(room, 0)) / 1e9,
+            loaded=tuple(self.describe()),
+            unloaded=tuple(
+                Unloaded(
+                    name=_shown_name(gone.key.folder),
+                    kind=gone.key.kind,
+                    size_gb=gone.num_bytes / 1e9,
+                    reason=gone.reason,
+                )
+                for gone in self.cache.evicted()
+            ),
+        )
 
     def unload(self, name: str) -> bool:
         """Drop what `describe` calls `name`; say whether anything was (nothing leased is)."""

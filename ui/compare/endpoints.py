@@ -80,7 +80,7 @@ def add_endpoints(services: Services) -> None:
         file = gr.File(label="PNG")
         gallery, picture = gr.Gallery(format="png"), gr.Image(format="png", type="filepath")
         details = gr.JSON()
-    queue = {"concurrency_id": QUEUE, "concurrency_limit": 1}
+    queue = {"concurrency_id": QUEUE, "concurrency_limit": services.num_at_once}
     gr.on(
         [],
         endpoints.compare,

@@ -84,8 +84,10 @@ def build_form(models: Sequence[ModelChoice], *, offers_cpu: bool = False) -> Co
 
 
 def pair_choices(models: Sequence[ModelChoice]) -> list[tuple[str, str]]:
-    """Return the pairs on offer for a menu."""
-    return [(model.pair_title, model.id) for model in models]
+    """Return the pairs on offer for a menu, those of other models with the model's title."""
+    first = models[0].name
+    titles = {model.name: "" if model.name == first else f"{model.title}: " for model in models}
+    return [(titles[model.name] + model.pair_title, model.id) for model in models]
 
 
 def _dials(model: ModelChoice, *, offers_cpu: bool) -> dict[str, Component]:

@@ -24,6 +24,7 @@ from ui.tickets import QUEUE, Tickets
 
 # Gradio needs a fixed value to read the form again after a restart; nothing secret is stored.
 STORAGE_SECRET = "chats"
+SUITED = ("num_steps", "width", "height", "alpha", "scale")
 PRESS_GENERATE = "() => { document.getElementById('chats-generate').click(); return []; }"
 
 
@@ -101,6 +102,15 @@ class CompareHandlers:
             visible=len(models) > 1,
         )
 
+    def suit(self, chosen: str | None, base: str) -> tuple[Any, ...]:
+        """Put in what suits another base model; a pair of the same one changes nothing."""
+        known = {model.id: model for model in self._services.models()}
+        model = known.get(chosen)
+        if model is None or model.name == base:
+            return (base, *[gr.skip()] * len(SUITED))
+        values = (model.num_steps, model.width or 0, model.height or 0, model.alpha, model.scale)
+        return (model.name, *values)
+
     def _run(
         self, form: Mapping[str, Any], *, before: Board, reuse: bool, session: str
     ) -> Iterator[View]:
@@ -169,7 +179,7 @@ def build_compare(services: Services, *, page: gr.Blocks) -> gr.Dropdown:
             pictures,
         ],
         "concurrency_id": QUEUE,
-        "concurrency_limit": 1,
+        "concurrency_limit": services.num_at_once,
         "trigger_mode": "always_last",
         "show_progress": "hidden",
         "api_visibility": "private",
@@ -185,6 +195,9 @@ def build_compare(services: Services, *, page: gr.Blocks) -> gr.Dropdown:
         None, None, form.fields["on_cpu"], js="() => true", api_visibility="private"
     )
     ticked.then(None, None, None, js=PRESS_GENERATE, api_visibility="private")
+    base = gr.State(model.name)
+    suited = [base, *(form.fields[name] for name in SUITED)]
+    form.fields["model"].change(handlers.suit, [form.fields["model"], base], suited, **quick)
     page.unload(handlers.leave)
     _connect_memory(page, handlers, form, saved)
     return form.fields["model"]

@@ -1,19 +1,18 @@
 """A training and pictures on one device, in the real page; a GPU is pretended."""
 
-import os
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from chats.config import GenerationConfig
 from chats.generation.png import save_png
 from chats.shapes import BASE
+from tests.browsing import MEDIUM, NARROW, WIDE, keep, visit
 from tests.device_server import PRETENDED
 from tests.job_queue import make_config
 from tests.serving import serve
@@ -23,8 +22,6 @@ from training.jobs.workspace import Workspace, new_job
 
 pytestmark = pytest.mark.browser
 
-ARTIFACTS = Path(os.environ.get("CHATS_TEST_ARTIFACTS", "test-artifacts"))
-PATIENCE_MS = 120_000
 DONE = ".board[data-state=done]"
 
 
@@ -37,19 +34,10 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(server):
-    expect.set_options(timeout=PATIENCE_MS)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path="/usr/bin/chromium",
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
-        opened = browser.new_page(viewport={"width": 1440, "height": 900})
-        opened.set_default_timeout(PATIENCE_MS)
-        opened.goto(server.url)
+def page(browser, server):
+    with visit(browser, server.url, []) as opened:
         expect(opened.locator(".pill[data-state=ready]")).to_be_visible()
         yield opened
-        browser.close()
 
 
 @pytest.fixture
@@ -62,17 +50,13 @@ def run(server):
     workspace.remove(folder)
 
 
-def keep(page, name: str) -> None:
-    """Keep the look for people; nothing may overflow."""
-    ARTIFACTS.mkdir(parents=True, exist_ok=True)
-    for width in (1440, 1024, 390):
-        page.set_viewport_size({"width": width, "height": 900})
-        assert page.evaluate("document.documentElement.scrollWidth") == width
-        for theme in ("light", "dark"):
+def keep_all(page, name: str) -> None:
+    """Keep the look for people in all widths and themes; nothing may overflow."""
+    for size in (NARROW, MEDIUM, WIDE):
+        page.set_viewport_size(size)
+        for theme in ("dark", "light"):
             page.evaluate(f"document.body.classList.toggle('dark', {str(theme == 'dark').lower()})")
-            page.screenshot(path=ARTIFACTS / f"{name}-{width}-{theme}.png", full_page=True)
-    page.evaluate("document.body.classList.remove('dark')")
-    page.set_viewport_size({"width": 1440, "height": 900})
+            keep(page, f"{name}-{size['width']}-{theme}")
 
 
 def test_models_are_loaded_shown_unloaded_and_offered_in_compare(page, server, tmp_path):
@@ -97,7 +81,7 @@ def test_models_are_loaded_shown_unloaded_and_offered_in_compare(page, server, t
         page.locator("#models-png").click()
     chooser.value.set_files(path)
     expect(page.get_by_label("Settings", exact=True)).to_have_value(re.compile("a red star"))
-    keep(page, "models")
+    keep_all(page, "models")
 
 
 def test_programs_load_and_unload(server):
@@ -125,7 +109,7 @@ def test_while_a_training_has_the_gpu_the_page_says_so_and_the_cpu_paints(page, 
         expect(alert).to_contain_text(
             "step 3 of 10). Wait until it has ended, stop it in Runs, or use the CPU."
         )
-        keep(page, "device-busy")
+        keep_all(page, "device-busy")
         alert.get_by_role("button", name="Use the CPU").click()
         expect(page.locator(DONE)).to_be_visible()
         expect(page.get_by_label("On the CPU").first).to_be_checked()

@@ -128,9 +128,9 @@ def test_what_is_fetched_is_told_once_and_who_is_told_may_end_it(tmp_path, monke
     assert told == [(40, 100), (60, 100)]
 
     def leave(done, total):
-        raise InterruptedError
+        raise LookupError("nobody waits")
 
-    with pytest.raises(InterruptedError):
+    with pytest.raises(LookupError, match="nobody waits"):
         hub.fetch("owner/name", on_bytes=leave)
 
 

@@ -11,7 +11,10 @@ import pytest
 
 import app
 from chats.config import GenerationConfig, Row
+from chats.devices import ON_CPU
 from chats.errors import UserError
+from chats.generation.studio import Studio
+from chats.models.sharing import DeviceShare
 from tests.job_queue import make_config, open_console
 from tests.page_fakes import MODEL, FakeStudio
 from tests.run_gallery import write_curve, write_run, write_samples
@@ -393,8 +396,14 @@ def test_pictures_of_a_runs_pair_carry_its_id_and_no_path(monkeypatch):
 
     monkeypatch.setattr("chats.generation.generate.generate", paint)
     folders = {"20260101-000000-abcdef": "/somewhere/pair"}
-    models = app.Models(app.Settings(device="cpu"), pair_of_run=folders.get)
+    studio = Studio(
+        model="shapes",
+        pair=None,
+        devices=(ON_CPU,),
+        share=lambda device: DeviceShare(),
+        pair_of_run=folders.get,
+    )
     config = GenerationConfig(prompt="x", rows=(Row(),), pair="20260101-000000-abcdef", num_steps=1)
-    *_, last = models.generate(config, threading.Event())
+    *_, last = studio.generate(config, threading.Event())
     assert asked == ["/somewhere/pair"]
     assert last.config.pair == "20260101-000000-abcdef"

@@ -68,6 +68,7 @@ def prepare_environment(workspace: Path) -> None:
         ) from None
     os.environ["GRADIO_TEMP_DIR"] = str(cache)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # numbers as nvidia-smi gives them
 
 
 def access(host: str, login: tuple[str, str] | None) -> dict[str, Any]:

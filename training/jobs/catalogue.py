@@ -96,6 +96,16 @@ class RunCatalogue:
             if entry.has_pair and entry.config and is_same_model(entry.config.model.base, base)
         )
 
+    def user_of(self, device: str) -> str | None:
+        """Say in words which run trains on a device; none if none does."""
+        for entry in self.entries():
+            run = entry.summary
+            if run.state in ("running", "stopping") and device in run.devices:
+                since = f"started {run.started.astimezone():%-d %b %H:%M}, " if run.started else ""
+                of = f" of {run.num_steps}" if run.num_steps else ""
+                return f"run {run.id} ({since}step {run.step}{of})"
+        return None
+
     def _entry(self, run_id: str) -> RunEntry | None:
         """Return a run, none if it is deleted meanwhile."""
         try:

@@ -23,7 +23,7 @@ from chats.generation.noise import starting_noise
 from chats.generation.painter import plain_options
 from chats.generation.pipeline import guidance
 from chats.generation.png import save_png
-from chats.models.manager import free_memory
+from chats.models.memory import free_memory
 from chats.pairs.pair import Pair, PairMetadata
 from training.config import TrainingConfig
 from training.loop.engine import autocast, called_one_by_one

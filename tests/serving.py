@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from ui.server import LOGIN_VARIABLE
+
 ROOT = Path(__file__).parent.parent
 MAX_WAIT_SECONDS = 180
 
@@ -37,6 +39,7 @@ def serve(
     folder: Path,
     *arguments: str,
     program: Sequence[str] = ("app.py",),
+    login: str = "",
     port: int | None = None,
 ) -> Iterator[Server]:
     """Run `app.py`, or another program, with the given arguments until the block ends."""
@@ -46,7 +49,7 @@ def serve(
         process = subprocess.Popen(
             [*command, *arguments],
             cwd=ROOT,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            env={**os.environ, "HF_HUB_OFFLINE": "1", LOGIN_VARIABLE: login},
             stdout=output,
             stderr=subprocess.STDOUT,
         )

@@ -10,6 +10,8 @@ from ui.compare.endpoints import add_endpoints
 from ui.compare.tab import build_compare
 from ui.data.tab import build_data
 from ui.html import plain_html
+from ui.models.endpoints import add_model_endpoints
+from ui.models.tab import build_models
 from ui.runs.endpoints import add_run_endpoints
 from ui.runs.tab import build_runs
 from ui.scoreboard.tab import build_scoreboard
@@ -52,16 +54,22 @@ def build_ui(services: Services) -> gr.Blocks:
                     build_scoreboard(services, tab=board)
             with gr.Tab("Data", id="data") as tab:
                 build_data(services, tab=tab)
+            take_up = None
             if services.desk:
                 with gr.Tab("Train", id="train") as train:
-                    refill = build_train(services.desk, page=page, tab=train, saved=saved)
+                    take_up, refill = build_train(services.desk, page=page, tab=train, saved=saved)
             if services.runs:
                 with gr.Tab("Runs", id="runs") as runs:
-                    build_runs(services, page=page, tab=runs, pair=pair)
+                    build_runs(services, page=page, tab=runs, pair=pair, take_up=take_up)
+            if services.shelf:
+                with gr.Tab("Models", id="models") as models:
+                    build_models(services.shelf, tab=models)
         if vote and refill:
             train_on_votes(vote, saved=saved, refill=refill)
         plain_html(FOOTER)
         add_endpoints(services)
+        if services.shelf:
+            add_model_endpoints(services.shelf)
         if services.desk:
             add_train_endpoints(services.desk)
         if services.runs:

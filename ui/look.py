@@ -118,7 +118,7 @@ def theme() -> gr.Theme:
     )
 
 
-STYLES = ("page.css", "data.css", "runs.css", "vote.css")
+STYLES = ("page.css", "vote.css", "data.css", "runs.css", "models.css")
 SCRIPTS = ("page.js", "runs.js", "vote.js")
 
 

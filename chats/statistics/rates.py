@@ -16,7 +16,7 @@ Z_95 = 1.959963984540054
 
 @dataclass(frozen=True)
 class Rate:
-    """A fraction with its 95% interval; ties count half, and widen nothing that they don't."""
+    """A fraction with its 95% interval; ties count half."""
 
     rate: float
     low: float

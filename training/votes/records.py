@@ -1,11 +1,13 @@
 """What the lines of votes.jsonl say, and what they are about: contestants, matches, votes."""
 
+from pathlib import PurePath
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, TypeAdapter
 
 from chats.config import FrozenSettings, GenerationConfig, Row
 from chats.denoising.methods import needs_pair, uses_alpha, uses_scale
+from chats.shapes import SHAPES_MODEL
 from chats.wording import METHOD_TITLES, row_label
 
 Choice = Literal["left", "right", "tie", "skip"]
@@ -46,6 +48,8 @@ class Contestant(FrozenSettings):
         }
         if not needs_pair(row.method):
             update["pair"], pair_title = None, BASE_TITLE
+            if config.model != SHAPES_MODEL:
+                pair_title = f"{BASE_TITLE} {PurePath(config.model).name}"
         return cls(settings=config.model_copy(update=update), pair_title=pair_title[:200])
 
     @property
@@ -77,6 +81,7 @@ class Contestant(FrozenSettings):
     def _extras(self) -> tuple[str, ...]:
         settings = self.settings
         return (
+            "" if settings.model == SHAPES_MODEL else PurePath(settings.model).name,
             "" if settings.scheduler == "default" else settings.scheduler,
             ""
             if settings.interval == (0.0, 1.0)

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from html import escape
 
+from chats.models.choices import ModelChoice
 from chats.statistics import Agreement, NotEnoughVotes, Rating
 from training.votes.standings import Duel
 from ui.scoreboard.board import JUDGES, PEOPLE, Board
-from ui.services import ModelChoice
 
 _WHAT = {"method": "Methods", "setting": "Settings", "run": "Runs"}
 _MAX_RUNS = 8

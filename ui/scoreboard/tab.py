@@ -89,7 +89,7 @@ def build_scoreboard(services: Services, *, tab: gr.Tab) -> None:
         [judge, collection],
         status,
         concurrency_id=QUEUE,
-        concurrency_limit=1,
+        concurrency_limit=services.num_at_once,
         **quiet,
     )
     scored.then(handlers.show, asked, shown, **quiet)

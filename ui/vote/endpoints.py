@@ -123,7 +123,7 @@ def add_vote_endpoints(services: Services, desk: VoteDesk) -> None:
         api_name="vote_next",
         api_description=endpoints.vote_next.__doc__,
         concurrency_id=QUEUE,
-        concurrency_limit=1,
+        concurrency_limit=services.num_at_once,
     )
     table = {
         "vote": {"match": match, "choice": choice, "voter": voter},

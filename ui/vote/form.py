@@ -7,13 +7,13 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from chats.models.choices import ModelChoice
 from chats.shapes import SHAPES_MODEL
 from training.votes.store import DEFAULT_NAME
 from ui.compare.cards import render_status
 from ui.compare.form import pair_choices
 from ui.compare.methods import METHODS
 from ui.html import plain_html
-from ui.services import ModelChoice
 from ui.vote.cards import INTRO, train_label
 from ui.vote.values import GRAMMAR, OWN, SOURCES, SPEC, default_contestants
 from ui.vote.words import IDLE

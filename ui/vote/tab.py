@@ -77,7 +77,7 @@ def build_vote(
             js=_SEEN,
             trigger_mode="multiple",
             concurrency_id=QUEUE,
-            concurrency_limit=1,
+            concurrency_limit=services.num_at_once,
             **quiet,
         )
         filled.failure(lambda: handlers.refuse().updates(), None, shown, **quick)
@@ -130,7 +130,7 @@ def build_vote(
     def to_train(value: Any, request: gr.Request) -> dict[str, Any]:
         with told(title="Not enough votes"):
             dataset = handlers.data_to_train(value, request)
-        return {"data": dataset, "recipe": {"name": QUICK_RECIPE, "settings": None}}
+        return {"data": dataset, "start": {"name": QUICK_RECIPE, "settings": None}}
 
     return VoteTab(form.train, to_train, kept)
 

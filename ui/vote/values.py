@@ -9,13 +9,13 @@ from pydantic import ValidationError
 from chats.denoising.methods import needs_pair
 from chats.errors import UserError, explain_validation
 from chats.generation.prompts import clean_prompt
+from chats.models.choices import ModelChoice
 from chats.shapes import SHAPES_MODEL
 from training.votes import Contestant
 from training.votes.pairing import MAX_PROMPTS, Ballot
 from training.votes.store import DEFAULT_NAME
 from ui.compare.methods import METHODS
 from ui.compare.values import build_config, find_model
-from ui.services import ModelChoice
 
 SPEC = ("method", "model", "scale", "alpha", "num_steps")
 """What a contestant is asked for; `model` is a pair's id, as Compare calls it."""

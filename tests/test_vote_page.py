@@ -62,6 +62,7 @@ def press(page: Page, key: str) -> str:
 
 def checkers_key(page: Page) -> str:
     """What the checker prefers: the picture that keeps its promise, then the sharper one."""
+    shown(page)
     uris = page.locator(f"{OPEN} img").evaluate_all("images => images.map(i => i.src)")
     spec = parse_caption(page.locator(".arena-prompt").inner_text())
     scores = []

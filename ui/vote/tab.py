@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from chats.shapes import SHAPES_MODEL
 from ui.services import Services
 from ui.tickets import QUEUE
 from ui.told import told
@@ -130,7 +131,10 @@ def build_vote(
     def to_train(value: Any, request: gr.Request) -> dict[str, Any]:
         with told(title="Not enough votes"):
             dataset = handlers.data_to_train(value, request)
-        return {"data": dataset, "start": {"name": QUICK_RECIPE, "settings": None}}
+        # Other models keep the settings of the form: no recipe suits them all.
+        suits = services.models()[0].name == SHAPES_MODEL
+        start = {"name": QUICK_RECIPE, "settings": None} if suits else None
+        return {"data": dataset, "start": start}
 
     return VoteTab(form.train, to_train, kept)
 

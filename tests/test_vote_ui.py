@@ -18,7 +18,7 @@ from tests.tiny_votes import open_store
 from training.votes.pairing import repeated_fields
 from ui.vote.cards import MIN_WINNERS, render_match
 from ui.vote.desk import VoteDesk
-from ui.vote.handlers import VoteHandlers
+from ui.vote.handlers import View, VoteHandlers
 from ui.vote.values import before_after, default_kept, read_asked, read_contestants
 
 RUN = replace(
@@ -124,6 +124,11 @@ def test_chats_without_a_pair_is_refused_with_what_to_do(tmp_path):
 def test_a_browser_that_kept_nothing_is_told_to_start(page):
     with pytest.raises(UserError, match="press Start voting"):
         read_asked(None, (MODEL,))
+
+
+def test_a_tab_where_nobody_has_started_stays_as_it_is(page):
+    assert page.fill(kept=None) == [View()]
+    assert page.studio.asked == []
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,9 @@
 
   window.chats.vote = {
     run: "",
+    // While a vote of before against after is being opened, the tab does not take up the last one.
+    isStarting: false,
+    asked: (said, kept) => [said, window.chats.vote.isStarting ? null : kept],
     openTab: (name) => window.chats.runs.tab(name),
     take: () => JSON.stringify(pressed),
     seen: () => arena()?.dataset.match || "",
@@ -49,6 +52,7 @@
     if (rematch) {
       event.preventDefault();
       window.chats.vote.run = rematch.dataset.voteRun;
+      window.chats.vote.isStarting = true;
       window.chats.runs.tab("Vote");
       whenThere("vote-rematch");
     }

@@ -87,6 +87,9 @@ class VoteHandlers:
 
     def fill(self, kept: Any, request: gr.Request, *, seen: str = "") -> Iterator[View]:
         """Make a match if none is shown, then one ahead; `seen` is the one that the tab shows."""
+        if kept is None:  # nobody has started yet
+            yield View()
+            return
         session = _session(request)
         ticket = self._tickets.start(session)
         try:

@@ -20,8 +20,9 @@ STORAGE_SECRET = "chats"
 QUICK_RECIPE = "shapes_votes"
 
 _PRESSED = "(pressed, kept) => [window.chats.vote.take(), kept]"
-_SEEN = "(seen, kept) => [window.chats.vote.seen(), kept]"
-_WANTED = "(wanted, kept) => [window.chats.vote.wanted(), kept]"
+_SEEN = "(seen, kept) => window.chats.vote.asked(window.chats.vote.seen(), kept)"
+_WANTED = "(wanted, kept) => window.chats.vote.asked(window.chats.vote.wanted(), kept)"
+_STARTED = "() => { window.chats.vote.isStarting = false; }"
 _RUN = "(run, kept) => [window.chats.vote.run, kept]"
 
 
@@ -118,11 +119,10 @@ def build_vote(
     follow(form.start.click(start, form.inputs, [kept, form.setup, *shown], **quick))
     for name, act in (("cast", cast), ("undo", undo)):
         follow(hidden[name].click(act, [box, kept], shown, js=_PRESSED, **quick))
-    follow(
-        hidden["rematch"].click(
-            rematch, [box, kept], [kept, form.setup, *form.inputs, *shown], js=_RUN, **quick
-        )
+    started = hidden["rematch"].click(
+        rematch, [box, kept], [kept, form.setup, *form.inputs, *shown], js=_RUN, **quick
     )
+    follow(started.then(None, js=_STARTED, api_visibility="private"))
     follow(tab.select(resume, [box, kept], [form.setup, *shown], js=_WANTED, **quick))
     form.stop.click(halt, None, shown, **quick)
     page.load(fields, kept, form.inputs, **quick)

@@ -59,7 +59,8 @@ def _without(model: type[BaseModel], *names: str) -> type[BaseModel]:
 
 
 _Shared = _without(GenerationConfig, "rows", "missing_pair", "preview_every")
-_SameForAll = _without(Row, "method")
+_OneRow = _without(Row, "prompt")
+_SameForAll = _without(Row, "method", "prompt")
 _Flat = tyro.conf.OmitArgPrefixes
 
 
@@ -95,7 +96,7 @@ class _Making(FrozenSettings):
 class Generate(_Making):
     """Make pictures and write them as PNG files with their settings inside."""
 
-    row: Annotated[Row, _Flat] = Row()
+    row: Annotated[_OneRow, _Flat] = _OneRow()
     """How each picture is guided, and the first seed."""
 
     count: int = Field(1, ge=1, le=64)

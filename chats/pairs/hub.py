@@ -15,6 +15,10 @@ _LEFT_OUT = (
     "*flax*",
     "safety_checker/*",
 )
+_OFFLINE = (
+    "What works without a network: the embedded model (shapes), a folder, and what was fetched "
+    "before."
+)
 
 
 def is_hub_id(name: str) -> bool:
@@ -39,6 +43,20 @@ def fetch(repo_id: str) -> Path:
     return _fetch(repo_id, patterns=(*_TEXT_FILES, *_WEIGHT_FILES))
 
 
+def fetch_files(repo_id: str, patterns: tuple[str, ...], *, instead: str) -> Path:
+    """Fetch the files of a repository that fit the patterns, and return its local folder.
+
+    Args:
+        repo_id: `owner/name`.
+        patterns: names of files, with `*` for any characters.
+        instead: what can be done where the Hub cannot be reached, for the message.
+
+    Raises:
+        UserError: See `fetch`.
+    """
+    return _fetch(repo_id, patterns=patterns, instead=instead)
+
+
 def file_at_hand(name: str, file: str) -> Path | None:
     """Return a file of a folder or of a Hub repository that is on this machine already."""
     if (folder := local_folder(name)) is not None:
@@ -51,7 +69,7 @@ def file_at_hand(name: str, file: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def _fetch(repo_id: str, *, patterns: tuple[str, ...]) -> Path:
+def _fetch(repo_id: str, *, patterns: tuple[str, ...], instead: str = _OFFLINE) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     try:
@@ -72,8 +90,7 @@ def _fetch(repo_id: str, *, patterns: tuple[str, ...]) -> Path:
         ) from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError):
         raise UserError(
-            f"{repo_id} is not on this machine and the Hub cannot be reached. What works without "
-            "a network: the embedded model (shapes), a folder, and what was fetched before."
+            f"{repo_id} is not on this machine and the Hub cannot be reached. {instead}"
         ) from None
     except (errors.HfHubHTTPError, OSError) as error:
         raise UserError(f"{repo_id} could not be fetched: {_first_line(error)}") from None

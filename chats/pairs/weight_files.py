@@ -59,6 +59,20 @@ def check_weight_files(folder: Path) -> None:
             )
 
 
+def check_weight_file(path: Path) -> None:
+    """Refuse one file that is no safetensors file: a pickle, or damaged.
+
+    Raises:
+        UserError: why it is refused.
+    """
+    if path.suffix in _PICKLE_SUFFIXES:
+        raise UserError(
+            f"{path.name} is a pickle file, which can run code when it is read. Convert it to "
+            "safetensors in an environment that you can lose, and give that file."
+        )
+    _check_safetensors(path, name=Path(path.name))
+
+
 def weight_bytes(folder: Path, *, bytes_per_float: int) -> int:
     """Return the memory that the safetensors under `folder` take once they are loaded.
 

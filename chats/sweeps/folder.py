@@ -78,15 +78,16 @@ class SweepFolder:
         """
         if (path / SETTINGS_FILE).is_file():
             there = cls.open(path)
-            if there.config != config:
+            if there.config != config and there.num_done():
                 raise UserError(
                     f"{path.name} holds a sweep with other settings ({_differences(there, config)})"
                     ". Give this one a folder of its own, or the same settings to go on with that."
                 )
-            return there
+            if there.config == config:
+                return there
+        elif path.exists() and _has_files(path):
+            raise UserError(f"{path.name} is not empty and holds no sweep. Name a new folder.")
         with disk_errors_explained(path, remedy=_REMEDY):
-            if path.exists() and any(path.iterdir()):
-                raise UserError(f"{path.name} is not empty and holds no sweep. Name a new folder.")
             (path / "pictures").mkdir(parents=True, exist_ok=True)
         document = {
             "version": FORMAT_VERSION,
@@ -218,6 +219,12 @@ def settings_hash(config: SweepConfig) -> str:
 def is_sweep_name(name: str) -> bool:
     """Say whether a text of unknown origin can be the name of a sweep's folder."""
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}", name) is not None
+
+
+def _has_files(path: Path) -> bool:
+    if not path.is_dir():
+        raise UserError(f"{path.name} is a file. Name a folder.")
+    return any(path.iterdir())
 
 
 def _differences(there: SweepFolder, config: SweepConfig) -> str:

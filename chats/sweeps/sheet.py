@@ -63,10 +63,11 @@ class _Sheet:
         self.font = ImageFont.load_default(size=14)
         self.line = 20
         self.left = 76
+        self.above = 2 * self.line if panel_label(self.cells[0], self.config) else self.line
 
     def draw(self, title: str) -> Image.Image:
         step_x, step_y = self.width + _GAP_PX, self.height + self.line + _GAP_PX
-        panel_height = 2 * self.line + self.rows * step_y + _GAP_PX
+        panel_height = self.above + self.rows * step_y + _GAP_PX
         width = self.left + self.columns * step_x + _GAP_PX
         height = 2 * self.line + self.num_panels * panel_height
         sheet = Image.new("RGB", (width, height), _PAPER)
@@ -76,13 +77,13 @@ class _Sheet:
             panel, place = divmod(index, self.columns * self.rows)
             row, column = divmod(place, self.columns)
             top = 2 * self.line + panel * panel_height
-            x, y = self.left + column * step_x, top + 2 * self.line + row * step_y
+            x, y = self.left + column * step_x, top + self.above + row * step_y
             if place == 0:
                 name = panel_label(cell, self.config)
                 pen.text((_GAP_PX, top), name, fill=_INK, font=self.font)
             if row == 0:
-                centre = (x + self.width / 2, top + 1.4 * self.line)
-                pen.text(centre, f"α = {cell.alpha:g}", fill=_INK, font=self.font, anchor="mm")
+                centre = (x + self.width / 2, top + self.above - 0.6 * self.line)
+                pen.text(centre, f"alpha = {cell.alpha:g}", fill=_INK, font=self.font, anchor="mm")
             if column == 0:
                 beside = (_GAP_PX, y + self.height / 2)
                 pen.text(beside, f"s = {cell.scale:g}", fill=_INK, font=self.font, anchor="lm")

@@ -36,8 +36,9 @@ format: install-dev  ## format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: check  ## linters, then every test that runs in minutes
-	$(BIN)/python -m pytest -m "not slow"
+test: check  ## linters, then every test that runs in minutes, on two cores
+	$(BIN)/python -m pytest -m "not slow and not alone" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "alone and not slow"
 
 test-slow: install-dev  ## the evidence that takes longer
 	$(BIN)/python -m pytest -m slow

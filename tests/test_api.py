@@ -48,6 +48,7 @@ def test_compare_gives_three_pictures_that_differ_and_carry_their_settings(clien
     assert details["combined"][0] == "reference(prompt)"
 
 
+@pytest.mark.alone
 def test_three_columns_of_twenty_steps_take_at_most_six_seconds(client):
     compare(client, num_steps=1)
     start = time.monotonic()

@@ -7,14 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 
 from chats.pairs.pair import load_pair
 from tests.tiny import tiny_pipeline
 from tests.tiny_preferences import write_preferences
+from tests.tiny_training import tiny_draws
 from training.config import TrainingConfig
-from training.data.batches import DrawSettings
 from training.data.draws import draw_batch
 from training.data.opening import open_batches, read_rows
 from training.loop import trainer
@@ -23,19 +22,7 @@ from training.loop.trainer import TrainingInterruptedError, train_on
 from training.run import RunDirectory
 
 PICTURES = ((20, 16), (16, 30), (20, 16), (20, 16), (16, 30), (30, 16))
-DRAWS = DrawSettings(
-    seed=0,
-    batch_size=2,
-    level_at=lambda uniform: int(1000 * uniform),
-    prompt_drop=0.0,
-    dispreferred_prompt_drop=0.5,
-)
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerator():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+DRAWS = tiny_draws(batch_size=2)
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,12 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from chats.shapes.prompts import pair_specs
 from chats.shapes.world import caption, place, render, violate
+from tests.browsing import NARROW, WIDE, keep, visit
 from tests.serving import serve
-from tests.test_page import ARTIFACTS, CHROMIUM, NARROW, PATIENCE_MS, WIDE
 from tests.tiny_tables import write
 
 MAX_SERVER_BYTES = 1.5 * 2**30
@@ -331,20 +331,10 @@ def test_a_program_imports_edits_checks_exports_and_deletes(client, server, tmp_
 
 
 @pytest.mark.browser
-def test_a_person_uploads_looks_edits_exports_and_deletes(server, tmp_path):
+def test_a_person_uploads_looks_edits_exports_and_deletes(browser, server, tmp_path):
     path = shapes_zip(tmp_path / "my shapes.zip", num_pairs=14)
-    expect.set_options(timeout=PATIENCE_MS)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
-        page = browser.new_page(viewport=WIDE, accept_downloads=True)
-        page.set_default_timeout(PATIENCE_MS)
-        problems = []
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda said: said.type == "error" and problems.append(said.text))
-        open_tab(page, server.url)
+    with visit(browser, server.url) as page:
+        open_tab(page)
         expect(page.locator(".hint")).to_contain_text("No preferences yet")
         upload(page, path)
         expect(page.locator(".tiles [data-mood=bad]")).to_have_text("dropped1")
@@ -354,7 +344,10 @@ def test_a_person_uploads_looks_edits_exports_and_deletes(server, tmp_path):
         expect(page.locator("#chats-place")).to_contain_text("1–12 of 15")
         expect(page.locator(".pair img")).to_have_count(24)
         edit(page, number=2, prompt="a {{this}} ${1 + 1} <b>star</b>")
-        keep(page)
+        for size in (WIDE, NARROW):
+            page.set_viewport_size(size)
+            keep(page, f"data-{size['width']}")
+        page.set_viewport_size(WIDE)
         page.locator(".filter label", has_text="Repeats").click()
         expect(page.locator(".pair")).to_have_count(1)
         page.get_by_role("button", name="Drop all shown").click()
@@ -370,13 +363,10 @@ def test_a_person_uploads_looks_edits_exports_and_deletes(server, tmp_path):
         page.get_by_role("button", name="Delete…").click()
         page.locator("#chats-yes").click()
         expect(page.locator(".hint")).to_be_visible()
-        assert problems == []
-        browser.close()
     assert set(left_behind(server)) <= {path.name for path in exports(server)}
 
 
-def open_tab(page: Page, url: str) -> None:
-    page.goto(url)
+def open_tab(page: Page) -> None:
     page.get_by_role("tab", name="Data", exact=True).click()
 
 
@@ -394,16 +384,6 @@ def edit(page: Page, *, number: int, prompt: str) -> None:
     card.get_by_role("button", name="Save").click()
     expect(page.locator(".dataset-head")).to_contain_text("version 2")
     expect(card.locator(".pair-prompt")).to_have_text(prompt)
-
-
-def keep(page: Page) -> None:
-    """Keep the look for people, and see that nothing overflows."""
-    ARTIFACTS.mkdir(parents=True, exist_ok=True)
-    for size in (WIDE, NARROW):
-        page.set_viewport_size(size)
-        page.screenshot(path=ARTIFACTS / f"data-{size['width']}.png", full_page=True)
-        assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
-    page.set_viewport_size(WIDE)
 
 
 def exports(server) -> list[Path]:

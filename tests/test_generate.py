@@ -207,6 +207,7 @@ def test_cancel_stops_within_one_step(manager, config):
     make(manager, config)
 
 
+@pytest.mark.alone
 def test_closing_the_stream_stops_the_work_and_frees_the_model(manager, config):
     stream = generate(manager, change(config, num_steps=200))
     next(stream)
@@ -222,6 +223,7 @@ def test_a_stream_that_is_never_read_holds_nothing(manager, config):
     assert is_idle(manager)
 
 
+@pytest.mark.alone
 def test_cancel_while_another_request_has_the_device_answers_at_once(manager, config):
     cancel = threading.Event()
     with manager.execution_lock:

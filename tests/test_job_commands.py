@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from tests.job_queue import make_config, nothing_left, open_console, wait_for, wait_until
 from tests.tiny import tiny_pipeline
@@ -90,7 +89,6 @@ def _one_thread(monkeypatch):
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.usefixtures("_one_thread")

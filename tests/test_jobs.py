@@ -125,6 +125,7 @@ def test_a_stopped_run_says_so_and_one_that_waits_leaves_the_queue(console, slow
         console.stop(first)
 
 
+@pytest.mark.alone
 def test_who_does_not_stop_is_killed_with_all_its_processes_after_the_grace(workspace, monkeypatch):
     monkeypatch.setenv("FAKE_TRAINER", "stubborn")
     console = open_console(workspace, grace_seconds=1.0)

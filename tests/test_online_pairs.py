@@ -4,32 +4,19 @@ import copy
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 
 from chats.errors import UserError
 from tests.tiny import tiny_pipeline
 from tests.tiny_preferences import write_preferences
+from tests.tiny_training import tiny_draws
 from training.config import TrainingConfig
-from training.data.batches import DrawSettings
 from training.data.opening import open_batches, read_rows
 from training.loop.metrics import MEASURED
 from training.loop.trainer import train, train_on
 from training.run import RunDirectory
 
-DRAWS = DrawSettings(
-    seed=0,
-    batch_size=3,
-    level_at=lambda uniform: int(1000 * uniform),
-    prompt_drop=0.0,
-    dispreferred_prompt_drop=0.5,
-)
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerator():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+DRAWS = tiny_draws(batch_size=3)
 
 
 @pytest.fixture(scope="module")

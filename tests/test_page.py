@@ -1,36 +1,19 @@
 """The real page in chromium: what a visitor does, and what the page looks like meanwhile."""
 
-import os
 import re
 import time
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from chats.generation.png import read_png
+from tests.browsing import NARROW, WIDE, keep, visit
 from tests.serving import serve
 from tests.shapes_pair import pair_arguments
 
 pytestmark = pytest.mark.browser
 
-ARTIFACTS = Path(os.environ.get("CHATS_TEST_ARTIFACTS", "test-artifacts"))
-CHROMIUM = "/usr/bin/chromium"
-WIDE, NARROW = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
-PATIENCE_MS = 120_000
 DONE = ".board[data-state=done]"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    expect.set_options(timeout=PATIENCE_MS)
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
-        yield running
-        running.close()
 
 
 @pytest.fixture(scope="module")
@@ -42,29 +25,15 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def problems():
-    """What the page logged as an error or asked of another host; it must stay empty.
-
-    Gradio logs the streams that leaving a page cuts off: a test that leaves one clears the list.
-    """
+    """What the page logged as an error, or asked of others; a test that leaves it clears it."""
     return []
 
 
 @pytest.fixture
 def page(browser, server, problems):
-    context = browser.new_context(viewport=WIDE, accept_downloads=True)
-    opened = context.new_page()
-    opened.set_default_timeout(PATIENCE_MS)
-    opened.on("pageerror", lambda error: problems.append(str(error)))
-    opened.on("console", lambda said: said.type == "error" and problems.append(said.text))
-    opened.on(
-        "request", lambda asked: _is_outside(asked.url, server) and problems.append(asked.url)
-    )
-    opened.goto(server.url)
-    expect(opened.locator(".pill[data-state=ready]")).to_be_visible()
-    yield opened
-    seen = list(problems)
-    context.close()
-    assert seen == []
+    with visit(browser, server.url, problems) as opened:
+        expect(opened.locator(".pill[data-state=ready]")).to_be_visible()
+        yield opened
 
 
 def generate(page: Page, *, num_steps: int = 4) -> None:
@@ -125,6 +94,7 @@ def test_of_many_moves_the_newest_wins(page):
     expect(page.locator("[data-method=chats] .frame[data-state=final]")).to_be_visible()
 
 
+@pytest.mark.alone
 def test_stop_in_mid_run_answers_within_a_second_and_ends_soon(page):
     """That a run ends within one step is tested without a browser, which takes its own time."""
     page.locator(".chip").first.click()
@@ -205,21 +175,12 @@ def test_nothing_overflows_and_the_look_is_kept_for_people(page, server, problem
     page.goto(f"{server.url}/?__theme={theme}")
     expect(page.locator(".pill[data-state=ready]")).to_be_visible()
     problems.clear()
-    keep(page, f"{size['width']}-{theme}-before")
+    keep(page, f"compare-{size['width']}-{theme}-before")
     page.locator(".chip").first.click()
     page.locator("#chats-generate").click()
     expect(page.locator(".frame[data-state=preview]").first).to_be_visible()
-    keep(page, f"{size['width']}-{theme}-during")
+    keep(page, f"compare-{size['width']}-{theme}-during")
     expect(page.locator(DONE)).to_be_visible()
     expect(page.locator("#chats-overlay")).to_be_visible()
-    keep(page, f"{size['width']}-{theme}-after")
+    keep(page, f"compare-{size['width']}-{theme}-after")
     assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
-
-
-def keep(page: Page, name: str) -> None:
-    ARTIFACTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=ARTIFACTS / f"compare-{name}.png", full_page=True)
-
-
-def _is_outside(url: str, server) -> bool:
-    return not url.startswith((server.url, "data:", "blob:"))

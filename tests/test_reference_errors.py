@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from chats.errors import UserError
 from chats.pairs.pair import load_pair
@@ -18,12 +17,6 @@ from training.loop.metrics import MEASURED
 from training.loop.pair_model import PairModel
 from training.loop.trainer import train_on
 from training.run import RunDirectory
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerator():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")

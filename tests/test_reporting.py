@@ -5,7 +5,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
@@ -33,12 +32,6 @@ from training.run import RunDirectory
 PROMPTS = ("a red circle", "two blue stars")
 RUN_SEED = {"seed": 7}
 """Another than that of the validation's draws."""
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerator():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")

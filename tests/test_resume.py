@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from chats.errors import UserError
 from chats.pairs.pair import load_pair
@@ -26,12 +25,6 @@ from training.run import EXIT_STOPPED, RunDirectory
 
 ROOT = Path(__file__).parent.parent
 STEPS = 12
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerator():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")

@@ -8,19 +8,18 @@ import time
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from chats.generation.png import read_png
+from tests.browsing import MEDIUM, NARROW, WIDE, keep, visit
 from tests.job_queue import make_config, nothing_left, wait_for, wait_until
 from tests.run_gallery import write_run, write_samples
 from tests.serving import serve
-from tests.test_page import ARTIFACTS, CHROMIUM, NARROW, PATIENCE_MS, WIDE
 from tests.tiny_preferences import write_preferences
 from training.config import TrainingConfig
 from training.jobs.console import JobConsole, JobSettings
 
 NUM_STEPS = 80
-MEDIUM = {"width": 1024, "height": 768}
 HOSTILE = (
     "",
     "..",
@@ -68,29 +67,10 @@ def client(server, tmp_path_factory):
     made.close()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    expect.set_options(timeout=PATIENCE_MS)
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
-        yield running
-        running.close()
-
-
 @pytest.fixture
 def page(browser, server):
-    context = browser.new_context(viewport=WIDE, accept_downloads=True)
-    opened = context.new_page()
-    opened.set_default_timeout(PATIENCE_MS)
-    problems: list[str] = []
-    opened.on("pageerror", lambda error: problems.append(str(error)))
-    opened.goto(server.url)
-    yield opened
-    context.close()
-    assert problems == []
+    with visit(browser, server.url) as opened:
+        yield opened
 
 
 def open_tab(page: Page, name: str) -> None:
@@ -218,19 +198,13 @@ def test_nothing_overflows_or_jumps_and_the_look_is_kept_for_people(page, server
             before = page.locator(".plot").evaluate_all(tops)
             page.wait_for_timeout(2500)
             assert before == page.locator(".plot").evaluate_all(tops)
-        keep(page, f"run-{size['width']}-{theme}")
+        keep(page, f"runs-run-{size['width']}-{theme}")
         page.goto(f"{server.url}/?__theme={theme}&run={failed.path.name}")
         expect(page.get_by_role("alert").first).to_contain_text("CUDA out of memory")
-        keep(page, f"failed-{size['width']}-{theme}")
+        keep(page, f"runs-failed-{size['width']}-{theme}")
         page.locator(".back a").click()
         expect(page.locator(f'[data-run="{two.path.name}"]')).to_be_visible()
-        keep(page, f"list-{size['width']}-{theme}")
-
-
-def keep(page: Page, name: str) -> None:
-    ARTIFACTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=ARTIFACTS / f"runs-{name}.png", full_page=True)
-    assert page.evaluate("document.documentElement.scrollWidth") == page.viewport_size["width"]
+        keep(page, f"runs-list-{size['width']}-{theme}")
 
 
 def test_an_id_that_does_not_exist_is_refused_in_one_line(client):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from chats.errors import UserError
 from chats.pairs.pair import load_pair
@@ -86,12 +85,6 @@ def folder(tmp_path_factory):
     assert done.returncode == 0, done.stderr[-4000:]
     assert "returned a view tensor" not in done.stderr
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerator():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def losses_of(run):

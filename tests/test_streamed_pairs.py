@@ -10,7 +10,6 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 
 from chats.errors import UserError
@@ -34,12 +33,6 @@ SHORT = DrawSettings(
     prompt_drop=0.0,
     dispreferred_prompt_drop=0.5,
 )
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerator():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from typing import ClassVar
 import pytest
 import torch
 from accelerate import tracking
-from accelerate.state import AcceleratorState
 from accelerate.utils import LoggerType
 
 from chats.errors import UserError
@@ -44,12 +43,6 @@ class FakeTracker(tracking.GeneralTracker):
 
     def finish(self):
         self.is_finished = True
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerator():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

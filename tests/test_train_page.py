@@ -1,21 +1,18 @@
 """The Train tab in chromium and by its endpoints, around a queue that only remembers."""
 
-import os
 import re
-from pathlib import Path
 
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
+from tests.browsing import keep, visit
 from tests.serving import serve
 from tests.train_fakes import COURSE, NUM_STEPS, START, FakeDataSet
 
 pytestmark = pytest.mark.browser
 
-ARTIFACTS = Path(os.environ.get("CHATS_TEST_ARTIFACTS", "test-artifacts"))
-PATIENCE_MS = 60_000
 DATA = FakeDataSet().id
 
 
@@ -32,18 +29,6 @@ def client(server):
     made.close()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    expect.set_options(timeout=PATIENCE_MS)
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(
-            executable_path="/usr/bin/chromium",
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
-        yield running
-        running.close()
-
-
 @pytest.fixture
 def problems():
     """What the page logged as an error; a test that cuts off streams by leaving it clears that."""
@@ -52,18 +37,10 @@ def problems():
 
 @pytest.fixture
 def page(browser, server, problems):
-    context = browser.new_context(viewport={"width": 1440, "height": 900}, accept_downloads=True)
-    opened = context.new_page()
-    opened.set_default_timeout(PATIENCE_MS)
-    opened.on("pageerror", lambda error: problems.append(str(error)))
-    opened.on("console", lambda said: said.type == "error" and problems.append(said.text))
-    opened.goto(server.url)
-    opened.get_by_role("tab", name="Train").click()
-    expect(opened.locator(".course")).to_contain_text(COURSE)
-    yield opened
-    seen = list(problems)
-    context.close()
-    assert seen == []
+    with visit(browser, server.url, problems) as opened:
+        opened.get_by_role("tab", name="Train").click()
+        expect(opened.locator(".course")).to_contain_text(COURSE)
+        yield opened
 
 
 def fill(page, label: str, value: str) -> None:
@@ -134,9 +111,7 @@ def test_nothing_overflows_and_the_look_is_kept_for_people(page, server, problem
         fold.click()
     fill(page, "LoRA alpha", "0")
     expect(page.locator("#train-model-lora_alpha .problem")).to_be_visible()
-    ARTIFACTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=ARTIFACTS / f"train-{width}-{theme}.png", full_page=True)
-    assert page.evaluate("document.documentElement.scrollWidth") == width
+    keep(page, f"train-{width}-{theme}")
 
 
 def test_the_endpoints_answer_programs(client):

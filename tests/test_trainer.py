@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import nn
 
@@ -32,13 +31,6 @@ from training.run import RunDirectory
 
 TARGETS = ("to_q", "to_v", "conv1")
 DENOISING = {"chats-no-ref", "sft-preferred", "sft-all"}
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerator():
-    """Accelerate keeps the number format of a process's first training for ever."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")

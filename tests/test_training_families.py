@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from diffusers import FluxPipeline
 
 import chats
@@ -23,12 +22,6 @@ from training.preferences import read_pairs
 
 T = 7.0
 NUM_TOKENS = 16  # of a tiny picture
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerator():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module", params=TRAINED)

@@ -8,6 +8,7 @@ import torch
 
 from chats.pairs.pair import load_pair
 from training.config import TrainingConfig
+from training.data.batches import DrawSettings
 from training.loop import trainer
 from training.loop.metrics import MEASURED
 from training.run import RunDirectory
@@ -26,6 +27,17 @@ def tiny_config(output: Path, **groups: dict) -> TrainingConfig:
     for name, group in groups.items():
         settings[name] = settings.get(name, {}) | group
     return TrainingConfig.model_validate(settings)
+
+
+def tiny_draws(batch_size: int) -> DrawSettings:
+    """Draws of a model of 1,000 levels; only the dispreferred half drops prompts."""
+    return DrawSettings(
+        seed=0,
+        batch_size=batch_size,
+        level_at=lambda uniform: int(1000 * uniform),
+        prompt_drop=0.0,
+        dispreferred_prompt_drop=0.5,
+    )
 
 
 def told(config: TrainingConfig) -> list[dict]:

@@ -1,0 +1,26 @@
+"""What every test has around it: a core for each worker, an accelerate that remembers nothing."""
+
+import os
+import sys
+
+import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it is imported
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator():
+    """Accelerate keeps the number format of a process's first training for ever."""
+    yield
+    state = sys.modules.get("accelerate.state")  # not imported for tests that do without torch
+    if state is not None:
+        state.AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from tests.browsing import chromium
+
+    with chromium() as running:
+        yield running

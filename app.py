@@ -1,5 +1,6 @@
 """Serve the page: `python app.py --port 7860`. The only file that knows every package."""
 
+import contextlib
 import importlib
 import json
 import logging
@@ -20,8 +21,11 @@ from chats.environment import check_environment
 from chats.errors import UserError
 from chats.generation.events import ImagesEvent, StepEvent
 from chats.pairs import hub
+from chats.pairs.recommended import changeable_pair, recommended_setting
 from chats.pairs.weight_files import read_json
 from chats.shapes import BASE, PAIR, SHAPES_MODEL, SHAPES_NUM_STEPS
+from chats.sweeps.run import Judge
+from chats.sweeps.store import SweepStore
 from training.commands import Push
 from training.datasets import DatasetStore
 from training.desk import TrainingDesk
@@ -35,7 +39,7 @@ from ui.server import (
     own_hosts_only,
     prepare_environment,
 )
-from ui.services import ModelChoice, ModelStatus, RunServices, Services
+from ui.services import LabServices, ModelChoice, ModelStatus, RunServices, Services
 
 if TYPE_CHECKING:
     from chats.models.manager import ModelManager
@@ -167,6 +171,7 @@ def main(settings: Settings) -> None:
             datasets=datasets,
             runs=runs,
             desk=make_desk(settings, models, runs=runs, datasets=datasets),
+            lab=open_lab(settings, models, runs=runs),
         )
     )
     page.launch(
@@ -205,6 +210,22 @@ def make_desk(
     )
 
 
+def open_lab(settings: Settings, models: Models, *, runs: RunServices) -> LabServices:
+    """Open the sweeps of the workspace."""
+
+    def judge(name: str) -> Judge:
+        models.open_libraries()
+        from chats.scoring import scorer
+
+        return scorer(name, device=settings.device)
+
+    def pair_folder(pair: str | None) -> Path:
+        return changeable_pair(pair and (pair_of_run(runs, pair) or pair))
+
+    store = SweepStore(settings.workspace.expanduser().resolve() / "sweeps")
+    return LabServices(store=store, judge=judge, pair_folder=pair_folder)
+
+
 def open_runs(settings: Settings) -> RunServices:
     """Open the queue of the workspace."""
     workspace = settings.workspace.expanduser().resolve()
@@ -234,7 +255,14 @@ def offered_models(settings: Settings, runs: RunServices) -> tuple[ModelChoice, 
     return (
         own,
         *(
-            replace(own, run=each.id, run_title=short_title(each), pair=each.id, has_pair=True)
+            replace(
+                own,
+                run=each.id,
+                run_title=short_title(each),
+                pair=each.id,
+                has_pair=True,
+                **_recommended(runs.console.directory(each.id).pair),
+            )
             for each in trained
         ),
     )
@@ -290,6 +318,13 @@ def describe_shapes(*, base: Path, pair: str | None, embedded: Path = PAIR) -> M
         is_fast=True,
         examples=SHAPES_EXAMPLES,
     )
+
+
+def _recommended(pair: Path) -> dict[str, float]:
+    """Return the setting that a pair recommends; a damaged pair says so when it is used."""
+    with contextlib.suppress(UserError):
+        return recommended_setting(pair)
+    return {}
 
 
 def _title(model: str) -> str:

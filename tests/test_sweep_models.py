@@ -100,7 +100,7 @@ def test_prompts_of_one_call_give_the_pictures_that_they_give_alone(config, pain
     assert np.abs(_pixels(together.images[0]) - _pixels(together.images[1])).max() > 1
 
 
-@pytest.mark.slow
+@pytest.mark.alone
 def test_one_sweep_is_faster_than_its_pictures_one_by_one(tmp_path):
     """On Shapes, in one run; the smallest of several times stands for each way."""
     manager = ModelManager(device="cpu")

@@ -10,6 +10,8 @@ from ui.compare.endpoints import add_endpoints
 from ui.compare.tab import build_compare
 from ui.data.tab import build_data
 from ui.html import plain_html
+from ui.lab.endpoints import add_lab_endpoints
+from ui.lab.tab import build_lab
 from ui.runs.endpoints import add_run_endpoints
 from ui.runs.tab import build_runs
 from ui.services import Services
@@ -38,7 +40,10 @@ def build_ui(services: Services) -> gr.Blocks:
         saved = kept_form()
         with gr.Tabs(elem_id="chats-tabs"):
             with gr.Tab("Compare", id="compare"):
-                pair = build_compare(services, page=page)
+                compare = build_compare(services, page=page)
+            if services.lab:
+                with gr.Tab("Alpha lab", id="lab") as lab:
+                    build_lab(services, page=page, tab=lab, compare=compare)
             with gr.Tab("Data", id="data") as tab:
                 build_data(services, tab=tab)
             if services.desk:
@@ -46,9 +51,11 @@ def build_ui(services: Services) -> gr.Blocks:
                     build_train(services.desk, page=page, tab=train, saved=saved)
             if services.runs:
                 with gr.Tab("Runs", id="runs") as runs:
-                    build_runs(services, page=page, tab=runs, pair=pair)
+                    build_runs(services, page=page, tab=runs, pair=compare.fields["model"])
         plain_html(FOOTER)
         add_endpoints(services)
+        if services.lab:
+            add_lab_endpoints(services)
         if services.desk:
             add_train_endpoints(services.desk)
         if services.runs:

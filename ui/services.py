@@ -3,11 +3,13 @@
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Literal
 
 from chats.config import DEFAULT_ALPHA, DEFAULT_SCALE, GenerationConfig
 from chats.generation.events import ImagesEvent, StepEvent
+from chats.sweeps.run import Judge
+from chats.sweeps.store import SweepStore
 from training.datasets import DatasetStore
 from training.desk import TrainingDesk
 from training.jobs.catalogue import RunCatalogue
@@ -81,6 +83,18 @@ class RunServices:
 
 
 @dataclass(frozen=True)
+class LabServices:
+    """What the Alpha lab needs beside pictures."""
+
+    store: SweepStore
+    """The sweeps of the workspace."""
+    judge: Callable[[str], Judge]
+    """Make a scorer by its name in `chats.scoring.SCORERS`, loading its weights."""
+    pair_folder: Callable[[str | None], Path]
+    """The folder of a pair whose recommended setting may be changed; a UserError if it may not."""
+
+
+@dataclass(frozen=True)
 class Services:
     """Everything that the page asks of the rest of the program."""
 
@@ -96,3 +110,5 @@ class Services:
     """Where trainings are handed in; none where this server has no queue."""
     runs: RunServices | None = None
     """Trainings; none where this server has no queue."""
+    lab: LabServices | None = None
+    """Sweeps; none where this server keeps none."""

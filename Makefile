@@ -6,7 +6,7 @@ HOST ?= 127.0.0.1
 PORT ?= 7860
 WORKSPACE ?= workspace
 
-.PHONY: help install install-dev app check format test test-slow shapes evidence bench train-demo bench-train
+.PHONY: help install install-dev app check format test test-slow shapes evidence bench train-demo bench-train bench-sweep
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -57,3 +57,6 @@ bench: install  ## throughput of the methods as ratios of one run
 
 bench-train: install  ## speed of training as ratios of one run
 	$(BIN)/python -m benchmarks.training
+
+bench-sweep: install  ## a sweep of the Alpha lab against the same pictures one by one
+	$(BIN)/python -m benchmarks.sweep

@@ -11,7 +11,7 @@ from ui.compare.tab import build_compare
 from ui.data.tab import build_data
 from ui.html import plain_html
 from ui.lab.endpoints import add_lab_endpoints
-from ui.lab.tab import build_lab
+from ui.lab.tab import build_lab, kept_sweep
 from ui.runs.endpoints import add_run_endpoints
 from ui.runs.tab import build_runs
 from ui.services import Services
@@ -37,13 +37,13 @@ def build_ui(services: Services) -> gr.Blocks:
         with gr.Row(elem_classes="top"):
             plain_html(HEADER, elem_classes="masthead-box")
             pill = plain_html(render_model_status(services.status()), elem_id="chats-model")
-        saved = kept_form()
+        saved, kept = kept_form(), kept_sweep()
         with gr.Tabs(elem_id="chats-tabs"):
             with gr.Tab("Compare", id="compare"):
                 compare = build_compare(services, page=page)
             if services.lab:
                 with gr.Tab("Alpha lab", id="lab") as lab:
-                    build_lab(services, page=page, tab=lab, compare=compare)
+                    build_lab(services, page=page, tab=lab, saved=kept, compare=compare)
             with gr.Tab("Data", id="data") as tab:
                 build_data(services, tab=tab)
             if services.desk:

@@ -53,7 +53,8 @@ def render_verdict(shown: Shown) -> str:
     """Draw which cell is best, in words."""
     what = f"{shown.num_done:,} of {shown.config.num_pictures:,} pictures are made. "
     before = what if shown.num_done < shown.config.num_pictures else ""
-    return f'<p class="verdict">{escape(before + verdict(shown.config, shown.results))}</p>'
+    text = escape(before + verdict(shown.config, shown.results))
+    return f'<p class="verdict">{text.replace(" = ", "&nbsp;=&nbsp;")}</p>'
 
 
 def render_grid(shown: Shown) -> str:

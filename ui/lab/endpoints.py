@@ -27,6 +27,13 @@ from ui.lab.tab import SWEEPS
 from ui.services import Services
 from ui.told import told
 
+_MODELS_OWN = tuple(
+    name
+    for name, field in SweepConfig.model_fields.items()
+    if field.default is None and name not in CHOSEN_ELSEWHERE
+)
+"""Settings that may be none: a program leaves them out, or says 0."""
+
 
 class LabEndpoints:
     """The functions behind the API; errors that a person can mend come as `gr.Error`."""
@@ -90,7 +97,8 @@ class LabEndpoints:
 
     def _config(self, model: str, settings: dict[str, Any]) -> SweepConfig:
         choice = find_model(model, self._services.models())
-        config = parse_sweep_config({**settings, "model": choice.name, "pair": choice.pair})
+        own = {name: settings[name] or None for name in _MODELS_OWN if name in settings}
+        config = parse_sweep_config({**settings, **own, "model": choice.name, "pair": choice.pair})
         if not choice.has_pair:
             raise UserError(NO_PAIR)
         if config.scorer not in (*SCORERS, NO_SCORER):
@@ -153,7 +161,9 @@ def _inputs(services: Services) -> dict[str, Component]:
     inputs: dict[str, Component] = {"model": gr.Textbox(model.id, label="Model or run")}
     for name, value in start.items():
         label = SweepConfig.model_fields[name].description
-        if isinstance(value, str):
+        if name in _MODELS_OWN:
+            inputs[name] = gr.JSON(0, label=f"{label} 0 stands for none.")
+        elif isinstance(value, str):
             inputs[name] = gr.Textbox(value, label=label)
         elif isinstance(value, int):
             inputs[name] = gr.Number(value, precision=0, label=label)

@@ -79,7 +79,8 @@ class LabHandlers:
             inputs = dict(zip(self._form.settings.inputs, values, strict=True))
             views = follow_sweep(self._services, prepared.config, ticket=ticket)
             for k, view in enumerate(views):
-                saved = {"inputs": inputs, "model": model} if k == 0 else None
+                name = view.folder.path.name if view.folder else ""
+                saved = {"inputs": inputs, "model": model, "opened": name} if k == 0 else None
                 yield self._update(view, saved=saved, prompt=prompt, seed=seed)
         finally:
             ticket.set()
@@ -101,6 +102,13 @@ class LabHandlers:
         text = "The server is busy: its queue is full."
         status = Status("error", text, "Your settings are kept. Try again in a moment.")
         return render_status(status), gr.Button(interactive=False)
+
+    def reopen(self, opened: Any) -> tuple[Any, ...]:
+        """Show again what a browser showed before a reload; nothing if it is gone."""
+        try:
+            return (opened, *drawn(look_at(self._lab.store.open(opened))))
+        except UserError:
+            return ("", *SKIPPED)
 
     def look(self, opened: str, prompt: Any, seed: Any, cell: Any) -> tuple[Any, ...]:
         """Show a sweep as it is now."""
@@ -234,7 +242,9 @@ def drawn(shown: Shown) -> tuple[Any, ...]:
 def _from_compare(compare: Mapping[str, Any], model: ModelChoice) -> dict[str, Any]:
     start = first_sweep(model)
     settings = start.model_dump(mode="json")
-    settings |= {name: compare.get(name) or None for name in SHARED & compare.keys()}
+    for name in SHARED & compare.keys():
+        is_own = compare[name] == getattr(model, name, None)
+        settings[name] = None if is_own else compare[name] or None
     settings |= {
         "prompts": [compare["prompt"].strip()] if (compare.get("prompt") or "").strip() else [],
         "negative_prompt": compare.get("negative_prompt") or "",

@@ -68,16 +68,23 @@ class _Results:
         ]
 
 
-def build_lab(services: Services, *, page: gr.Blocks, tab: gr.Tab, compare: CompareForm) -> None:
+def build_lab(
+    services: Services,
+    *,
+    page: gr.Blocks,
+    tab: gr.Tab,
+    saved: gr.BrowserState,
+    compare: CompareForm,
+) -> None:
     """Lay out the tab and connect its handlers.
 
     Args:
         services: What the page is given; it has a lab.
         page: The page.
         tab: The tab that this stands in.
+        saved: What the browser keeps.
         compare: Compare's form, which a sweep starts from and sets.
     """
-    saved = gr.BrowserState(None, storage_key="chats-lab", secret=STORAGE_SECRET)
     with gr.Column(elem_id="lab-page"):
         form = build_lab_form(services.models())
         status = plain_html(render_status(IDLE), elem_id="lab-status")
@@ -92,6 +99,11 @@ def build_lab(services: Services, *, page: gr.Blocks, tab: gr.Tab, compare: Comp
     )
     _connect_results(handlers, results, compare=compare)
     _connect_compare(handlers, form, compare)
+
+
+def kept_sweep() -> gr.BrowserState:
+    """Have the browser keep the form; place it outside of tabs, which are made when opened."""
+    return gr.BrowserState(None, storage_key="chats-lab", secret=STORAGE_SECRET)
 
 
 def _lay_out_results() -> _Results:
@@ -201,9 +213,10 @@ def _connect_memory(
         values = known.get("inputs") if isinstance(known.get("inputs"), Mapping) else {}
         shown = [values.get(name, gr.skip()) for name in inputs]
         choices = gr.Dropdown(choices=pair_choices(models), value=model, visible=len(ids) > 1)
-        return [offer(), choices, *shown]
+        return [offer(), choices, *shown, *handlers.reopen(known.get("opened"))]
 
-    page.load(restore, saved, [menu, form.model, *inputs.values()], **_QUIET)
+    restored = [menu, form.model, *inputs.values(), results.opened, *results.shown]
+    page.load(restore, saved, restored, **_QUIET)
     tab.select(offer, None, menu, **_QUIET)
     menu.input(
         handlers.open,

@@ -5,19 +5,19 @@ from __future__ import annotations
 import copy
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 
 from chats.denoising.adapter_rows import add_pair_adapters, lora_layers
-from chats.denoising.families import family_of
+from chats.denoising.families import denoiser_of, family_of
 from chats.pairs.pair import Pair, PairMetadata, pair_from_adapters
 
 _RANK = 16
 
 
-def random_lora_pair(pipeline: StableDiffusionPipeline) -> Pair:
+def random_lora_pair(pipeline: DiffusionPipeline) -> Pair:
     """Two LoRA adapters of rank 16 on the family's target layers, both away from zero."""
     family = family_of(pipeline)
-    denoiser = copy.deepcopy(pipeline.unet)
+    denoiser = copy.deepcopy(denoiser_of(pipeline))
     targets = family.lora_targets
     add_pair_adapters(denoiser, rank=_RANK, alpha=_RANK, targets=targets)
     for layer in lora_layers(denoiser):
@@ -34,7 +34,8 @@ def random_lora_pair(pipeline: StableDiffusionPipeline) -> Pair:
     return pair_from_adapters(denoiser, metadata)
 
 
-def random_full_pair(pipeline: StableDiffusionPipeline) -> Pair:
+def random_full_pair(pipeline: DiffusionPipeline) -> Pair:
     """Two copies of the pipeline's denoiser: for speed any weights will do."""
     metadata = PairMetadata(kind="full", base="random", family=family_of(pipeline).name)
-    return Pair(metadata, copy.deepcopy(pipeline.unet), copy.deepcopy(pipeline.unet))
+    preferred, dispreferred = (copy.deepcopy(denoiser_of(pipeline)) for _ in range(2))
+    return Pair(metadata, preferred, dispreferred)

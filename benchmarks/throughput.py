@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import tyro
@@ -24,6 +25,7 @@ from pydantic import Field
 
 import chats
 from benchmarks.random_pairs import random_full_pair, random_lora_pair
+from benchmarks.speed.report import printed_to
 from chats.config import FrozenSettings
 from chats.shapes import BASE, SHAPES_NUM_STEPS
 
@@ -43,6 +45,8 @@ class BenchConfig(FrozenSettings):
     """Sampling steps on the random UNet of about 100M parameters, one picture a call."""
     num_threads: int = Field(2, ge=1)
     """CPU threads of torch."""
+    write: Path | None = None
+    """The page that gets the tables too; none only prints them."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,14 @@ class Contestant:
 
 
 def main(config: BenchConfig) -> None:
-    """Print the table of Shapes, then that of the large random UNet."""
+    """Print the table of Shapes, then that of the large random UNet, to the page as well."""
     torch.set_num_threads(config.num_threads)
+    with printed_to(config.write, "make bench"):
+        print_tables(config)
+
+
+def print_tables(config: BenchConfig) -> None:
+    """Measure and print."""
     size = {"num_steps": config.num_steps, "batch_size": config.batch_size}
     print(f"\nShapes, {config.num_steps} steps, {config.batch_size} pictures a call")
     contestants = [*methods(shapes_pipeline(), **size), *columns(shapes_pipeline(), config)]

@@ -20,12 +20,12 @@ import torch
 import tyro
 from pydantic import Field
 
-from benchmarks.evidence.statistics import paired_difference, score
 from chats.config import FrozenSettings
 from chats.shapes import BASE
 from chats.shapes.pairs import PairsConfig, make_pairs, write_pairs
 from chats.shapes.prompts import NUM_TEST_PROMPTS, evaluation_specs
-from chats.shapes.sampling import Sampler
+from chats.shapes.sampling import Sampler, first_seed
+from chats.statistics import estimate, paired_difference
 from training.config import parse_command_line
 from training.loop.trainer import train
 
@@ -80,13 +80,13 @@ def main(config: DemoConfig) -> None:
     jobs = [(each, seed, config) for each in (None, pair) for seed in range(config.num_seeds)]
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         kept = list(pool.map(kept_promises, *zip(*jobs, strict=True)))
-    base, tuned = np.stack(kept).reshape(2, 1, config.num_seeds, -1)
+    base, tuned = 100.0 * np.stack(kept).reshape(2, 1, config.num_seeds, -1)
     print(
         f"\n{config.num_prompts} held-out prompts × {config.num_seeds} seeds, "
         f"s = {config.scale:g}, {_minutes(start)}"
     )
-    print(f"CFG on the base           {score(base)}% of the promises kept")
-    print(f"CHATS with the new pair   {score(tuned)}%, α = {config.alpha:g}")
+    print(f"CFG on the base           {estimate(base)}% of the promises kept")
+    print(f"CHATS with the new pair   {estimate(tuned)}%, α = {config.alpha:g}")
     print(f"difference, paired        {paired_difference(tuned, base)} percentage points")
 
 
@@ -98,7 +98,7 @@ def kept_promises(pair: Path | None, seed: int, config: DemoConfig) -> np.ndarra
         method="chats" if pair else "cfg",
         scale=config.scale,
         alpha=config.alpha,
-        first_seed=1_000_000 * (seed + 1),
+        first_seed=first_seed(seed),
     )
 
 

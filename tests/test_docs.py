@@ -22,6 +22,7 @@ from chats.__main__ import COMMANDS as CHATS_COMMANDS
 from chats.config import MethodName
 from chats.shapes.pairs import PairsConfig
 from training.commands import parse_arguments
+from training.evaluate.__main__ import parse_arguments as parse_evaluation
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -32,6 +33,7 @@ COMMANDS = {
     "chats": lambda given: tyro.cli(CHATS_COMMANDS, args=given),
     "chats.shapes.pairs": lambda given: tyro.cli(PairsConfig, args=given),
     "training": parse_arguments,
+    "training.evaluate": parse_evaluation,
 }
 
 

@@ -1,4 +1,4 @@
-"""The statistics of the evidence, derived by hand."""
+"""The plan and the report of the evidence."""
 
 import dataclasses
 
@@ -9,36 +9,10 @@ import torch
 from benchmarks.evidence.embed import best_setting, in_float16
 from benchmarks.evidence.plan import CONTESTANTS, TRAININGS, EvidenceConfig, training_config
 from benchmarks.evidence.report import Findings, write_report
-from benchmarks.evidence.statistics import paired_difference, score
 from benchmarks.evidence.tuning import best_scales, planned
 from chats import load_pair
 from chats.pairs.pair import Recommended
 from chats.shapes import PAIR
-
-
-def test_score_of_one_training_is_the_binomial_of_prompt_means():
-    """Four prompts, kept by 1, 1, 0, 0: mean 50%, variance 1/3, SE √(1/3/4) = 28.9%."""
-    kept = np.array([[[1, 1, 0, 0]]])
-    estimate = score(kept)
-    assert estimate.mean == 50
-    assert estimate.error == pytest.approx(100 * np.sqrt(1 / 12))
-
-
-def test_pictures_of_one_prompt_are_not_counted_as_independent():
-    kept = np.array([[[1, 1, 0, 0]]])
-    assert score(np.repeat(kept, 5, axis=1)).error == score(kept).error
-
-
-def test_variance_between_trainings_is_added():
-    """Means of two trainings 100% and 0%: prompts agree (no variance), seeds add √(0.5/2)."""
-    kept = np.array([[[1, 1]], [[0, 0]]])
-    assert score(kept).error == pytest.approx(100 * np.sqrt(0.5 / 2))
-
-
-def test_paired_difference_cancels_what_both_share():
-    baseline = np.array([[[1, 0, 1, 0]]])
-    estimate = paired_difference(baseline, baseline)
-    assert (estimate.mean, estimate.error) == (0, 0)
 
 
 def test_every_contestant_names_a_training_that_validates(tmp_path):

@@ -173,6 +173,13 @@ def test_the_prompt_and_the_picture_both_count(judge):
     assert len(set(scores.round(6))) == 3
 
 
+def test_weights_can_be_half_precision(judge):
+    full = judge.score(pictures(), PROMPTS)
+    judge.model.to(torch.bfloat16)
+    half = judge.score(pictures(), PROMPTS)
+    np.testing.assert_allclose(half, full, rtol=0.1, atol=0.1 * np.abs(full).max())
+
+
 def test_weights_of_something_else_are_refused(state, tmp_path):
     state["blip.text_encoder.pooler.dense.weight"] = torch.zeros(1)
     save_file(state, tmp_path / "other.safetensors")

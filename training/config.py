@@ -5,7 +5,7 @@ This module imports no torch, so that a form or a command line opens at once.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 import yaml
@@ -31,6 +31,8 @@ TrackerName = Literal["tensorboard", "wandb", "trackio"]
 
 _SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The same loader in C, where it was built: a list of runs reads hundreds of files."""
+
+_Settings = TypeVar("_Settings", bound=BaseModel)
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -356,6 +358,23 @@ def load_training_config(path: Path) -> TrainingConfig:
 
 
 def parse_command_line(arguments: Sequence[str]) -> TrainingConfig:
+    """Read the settings of a training from `--config run.yaml` and the flags; see `parse_flags`."""
+    return parse_flags(
+        TrainingConfig,
+        arguments,
+        prog="python -m training",
+        description="Fine-tune a pair of denoisers on preferences. "
+        "--config FILE.yaml reads settings from a file; flags go over it. --dry-run only tells "
+        "what it would cost; --engine, --num-processes and --pairs-per-second go with it. "
+        "`export` and `push` as the first word publish what was trained: "
+        "`python -m training export --help`; `submit`, `list`, `logs`, `stop` and `resume` are the "
+        "queue: `python -m training submit --help`.",
+    )
+
+
+def parse_flags(
+    kind: type[_Settings], arguments: Sequence[str], *, prog: str, description: str
+) -> _Settings:
     """Read `--config run.yaml`, if given, and lay the other flags over it.
 
     The file may leave out what the flags give. Prints help or what is wrong and exits, as
@@ -368,18 +387,9 @@ def parse_command_line(arguments: Sequence[str]) -> TrainingConfig:
         _ConfigFile, args=list(arguments), return_unknown_args=True, add_help=False
     )
     settings = _read_yaml(path.config) if path.config else {}
-    _check_all_but_missing(settings)
+    _check_all_but_missing(kind, settings)
     return tyro.cli(
-        TrainingConfig,
-        prog="python -m training",
-        args=flags,
-        default=_partial(TrainingConfig, settings),
-        description="Fine-tune a pair of denoisers on preferences. "
-        "--config FILE.yaml reads settings from a file; flags go over it. --dry-run only tells "
-        "what it would cost; --engine, --num-processes and --pairs-per-second go with it. "
-        "`export` and `push` as the first word publish what was trained: "
-        "`python -m training export --help`; `submit`, `list`, `logs`, `stop` and `resume` are the "
-        "queue: `python -m training submit --help`.",
+        kind, prog=prog, args=flags, default=_partial(kind, settings), description=description
     )
 
 
@@ -402,10 +412,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def _check_all_but_missing(settings: Mapping[str, Any]) -> None:
+def _check_all_but_missing(kind: type[BaseModel], settings: Mapping[str, Any]) -> None:
     """Refuse wrong settings of a file, but let the command line add those that it leaves out."""
     try:
-        TrainingConfig.model_validate(settings)
+        kind.model_validate(settings)
     except ValidationError as error:
         problems = error.errors(include_url=False)
         wrong = [p for p in problems if p["type"] not in ("missing", "value_error")]

@@ -13,7 +13,7 @@ import torch
 from benchmarks.evidence.plan import CONTESTANTS, EvidenceConfig, training_config
 from chats.shapes import BASE
 from chats.shapes.prompts import evaluation_specs, tuning_specs
-from chats.shapes.sampling import Sampler
+from chats.shapes.sampling import Sampler, first_seed
 from chats.shapes.world import CATEGORIES, caption
 from training.loop.trainer import train
 
@@ -79,7 +79,7 @@ def measure(measurement: Measurement, config: EvidenceConfig) -> np.ndarray:
         method=contestant.method,
         scale=measurement.scale,
         alpha=measurement.alpha,
-        first_seed=1_000_000 * (measurement.image_seed + 1),
+        first_seed=first_seed(measurement.image_seed),
         prompts=prompts,
     )
     path.parent.mkdir(parents=True, exist_ok=True)

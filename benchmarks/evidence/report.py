@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.evidence.plan import CONTESTANTS, TRAININGS, EvidenceConfig, Training
-from benchmarks.evidence.statistics import Estimate, paired_difference, score
 from chats.shapes.prompts import evaluation_specs
 from chats.shapes.world import CATEGORIES, RELATIONS
+from chats.statistics import Estimate, estimate, paired_difference
 
 _BEGIN = "<!-- measured: written by `make evidence`; do not edit -->"
 _END = "<!-- end of measured -->"
@@ -81,10 +81,10 @@ def _main_table(findings: Findings) -> list[str]:
     cfg = findings.test["cfg"]
     rows = []
     for name, kept in findings.test.items():
-        difference = "–" if name == "cfg" else _signed(paired_difference(kept, cfg))
+        difference = "–" if name == "cfg" else _signed(_gain(kept, cfg))
         scale = f"{findings.scales[name]:g}"
         label = CONTESTANTS[name].label
-        rows.append([label, scale, str(len(kept)), str(score(kept)), difference])
+        rows.append([label, scale, str(len(kept)), str(_percent(kept)), difference])
     header = ["method", "s", "trainings", "promises kept", "difference to CFG (paired)"]
     return _table(header, rows)
 
@@ -99,7 +99,7 @@ def _chosen(findings: Findings) -> list[str]:
             if contestant.training == training and contestant.method == "chats"
         ]
         name = max(names, key=lambda each: max(findings.tuning[each].values()))
-        difference = _signed(paired_difference(findings.test[name], findings.test["cfg"]))
+        difference = _signed(_gain(findings.test[name], findings.test["cfg"]))
         lines.append(
             f"- {CONTESTANTS[name].label}, s = {findings.scales[name]:g}: {difference} to CFG."
         )
@@ -110,10 +110,10 @@ def _category_table(findings: Findings) -> list[str]:
     specs = evaluation_specs()
     masks = [np.array([spec.category == name for spec in specs]) for name in CATEGORIES]
     rows = [
-        [CONTESTANTS[name].label, *(str(score(kept[..., mask])) for mask in masks)]
+        [CONTESTANTS[name].label, *(str(_percent(kept[..., mask])) for mask in masks)]
         for name, kept in findings.test.items()
     ]
-    rows.append(["chance", *(str(score(findings.chance[..., mask])) for mask in masks)])
+    rows.append(["chance", *(str(_percent(findings.chance[..., mask])) for mask in masks)])
     return [
         *_table(["method", *(name.replace("_", " ") for name in CATEGORIES)], rows),
         "",
@@ -125,7 +125,7 @@ def _category_table(findings: Findings) -> list[str]:
 
 def _guessed_position(findings: Findings) -> float:
     two = np.array([spec.category == "two_object" for spec in evaluation_specs()])
-    return score(findings.test["cfg"][..., two]).mean / len(RELATIONS)
+    return _percent(findings.test["cfg"][..., two]).mean / len(RELATIONS)
 
 
 def _head_to_head(findings: Findings) -> list[str]:
@@ -156,13 +156,21 @@ def _head_to_head(findings: Findings) -> list[str]:
 def _difference(first: np.ndarray, second: np.ndarray) -> Estimate:
     """Compare as many trainings of both as there are of each, the first ones."""
     count = min(len(first), len(second))
-    return paired_difference(first[:count], second[:count])
+    return _gain(first[:count], second[:count])
+
+
+def _percent(kept: np.ndarray) -> Estimate:
+    return estimate(100.0 * kept)
+
+
+def _gain(kept: np.ndarray, baseline: np.ndarray) -> Estimate:
+    return paired_difference(100.0 * kept, 100.0 * baseline)
 
 
 def _sweep_table(findings: Findings) -> list[str]:
     scale = findings.scales["chats-0.5"]
     label = f"promises kept (full pair, s = {scale:g}, one training and image seed)"
-    rows = [[f"{alpha:g}", str(score(kept))] for alpha, kept in findings.sweep.items()]
+    rows = [[f"{alpha:g}", str(_percent(kept))] for alpha, kept in findings.sweep.items()]
     return _table(["α", label], rows)
 
 

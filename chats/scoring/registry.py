@@ -30,12 +30,16 @@ class KnownScorer:
     """Its module and class."""
     needs: str | None
     """The repository on the Hub that its weights are from; none means that they are embedded."""
+    in_percent: bool = False
+    """Whether scores are 0 or 1, so that means are shown in percent."""
 
 
 _REWARDS = "DiffSynth-Studio/QualityMetric_reward_pretrained"
 
 SCORERS: Mapping[str, KnownScorer] = {
-    "shapes": KnownScorer("Shapes checker (0 or 1)", "chats.scoring.shapes:ShapesChecker", None),
+    "shapes": KnownScorer(
+        "Shapes checker", "chats.scoring.shapes:ShapesChecker", None, in_percent=True
+    ),
     "shapes-clip": KnownScorer("Shapes CLIP", "chats.scoring.shapes:ShapesClipScorer", None),
     "clip": KnownScorer(
         "CLIP score", "chats.scoring.clip:ClipScore", "openai/clip-vit-large-patch14"

@@ -53,7 +53,7 @@ class ShapesClipScorer:
     ) -> None:
         self.clip = ready(load_clip(CLIP), device=device, dtype=dtype)
         vae = AutoencoderKL.from_pretrained(
-            BASE / "vae", torch_dtype=torch.float32, local_files_only=True, use_safetensors=True
+            BASE / "vae", local_files_only=True, use_safetensors=True
         )
         self.vae = ready(vae, device=device, dtype=dtype)
         self.tokenizer = CLIPTokenizer.from_pretrained(BASE / "tokenizer", local_files_only=True)

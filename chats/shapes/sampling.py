@@ -14,6 +14,14 @@ from chats.shapes import SHAPES_NUM_STEPS
 from chats.shapes.checker import keeps_promise, read
 from chats.shapes.world import Spec, caption
 
+BATCH_SIZE = 60
+"""Pictures painted together in a measurement; another number changes the last bits of some."""
+
+
+def first_seed(image_seed: int) -> int:
+    """The seed of the first picture of a measurement; that of picture i is i higher."""
+    return 1_000_000 * (image_seed + 1)
+
 
 class Sampler:
     """Paints batches with any method through `chats.guidance`; bfloat16 autocast on the CPU."""
@@ -60,7 +68,7 @@ class Sampler:
         alpha: float = 0.0,
         first_seed: int = 0,
         prompts: Sequence[str] | None = None,
-        batch_size: int = 60,
+        batch_size: int = BATCH_SIZE,
     ) -> np.ndarray:
         """Whether each promise is kept, bool `(N,)`; picture i has the seed first_seed + i.
 

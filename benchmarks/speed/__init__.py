@@ -1,0 +1,1 @@
+"""Speed and memory on one GPU: random models of the published shapes, trained and sampled."""

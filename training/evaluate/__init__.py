@@ -1,0 +1,1 @@
+"""Evaluate: prompt sets × methods × seeds × scorers, over all devices, into one table."""

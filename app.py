@@ -23,8 +23,8 @@ from chats.generation.events import ImagesEvent, StepEvent
 from chats.pairs import hub
 from chats.pairs.recommended import changeable_pair, recommended_setting
 from chats.pairs.weight_files import read_json
+from chats.scoring import Scorer, scorer
 from chats.shapes import BASE, PAIR, SHAPES_MODEL, SHAPES_NUM_STEPS
-from chats.sweeps.run import Judge
 from chats.sweeps.store import SweepStore
 from training.commands import Push
 from training.datasets import DatasetStore
@@ -213,10 +213,8 @@ def make_desk(
 def open_lab(settings: Settings, models: Models, *, runs: RunServices) -> LabServices:
     """Open the sweeps of the workspace."""
 
-    def judge(name: str) -> Judge:
+    def judge(name: str) -> Scorer:
         models.open_libraries()
-        from chats.scoring import scorer
-
         return scorer(name, device=settings.device)
 
     def pair_folder(pair: str | None) -> Path:

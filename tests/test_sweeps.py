@@ -210,7 +210,7 @@ def test_a_scorer_that_gives_too_few_numbers_is_refused(tmp_path):
         def score(self, images, prompts):
             return [0.0]
 
-    with pytest.raises(UserError, match="must give one finite number for each"):
+    with pytest.raises(UserError, match="must return one number for each picture"):
         finish(SweepFolder.create(tmp_path / "s", small_sweep()), None, judge=Lazy())
 
 

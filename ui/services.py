@@ -8,7 +8,7 @@ from typing import Literal
 
 from chats.config import DEFAULT_ALPHA, DEFAULT_SCALE, GenerationConfig
 from chats.generation.events import ImagesEvent, StepEvent
-from chats.sweeps.run import Judge
+from chats.scoring import Scorer
 from chats.sweeps.store import SweepStore
 from training.datasets import DatasetStore
 from training.desk import TrainingDesk
@@ -88,7 +88,7 @@ class LabServices:
 
     store: SweepStore
     """The sweeps of the workspace."""
-    judge: Callable[[str], Judge]
+    judge: Callable[[str], Scorer]
     """Make a scorer by its name in `chats.scoring.SCORERS`, loading its weights."""
     pair_folder: Callable[[str | None], Path]
     """The folder of a pair whose recommended setting may be changed; a UserError if it may not."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from chats.statistics.estimates import estimate
 from chats.sweeps.config import SweepConfig
 from chats.sweeps.folder import Call
 from chats.sweeps.plan import Cell, cells, pictures
@@ -64,8 +65,8 @@ def mean_and_error(table: np.ndarray) -> tuple[float | None, float | None]:
     units = _units(table)
     if not len(units):
         return None, None
-    error = float(units.std(ddof=1) / np.sqrt(len(units))) if len(units) > 1 else None
-    return float(units.mean()), error
+    found = estimate(units.reshape(1, 1, -1))
+    return found.mean, None if np.isnan(found.error) else found.error
 
 
 def best_cells(scores: np.ndarray) -> tuple[int | None, tuple[int, ...]]:

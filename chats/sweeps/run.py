@@ -7,29 +7,19 @@
 No torch here: pictures and scores come from what is handed in.
 """
 
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 from PIL import Image
 
 from chats.config import GenerationConfig
-from chats.errors import UserError
 from chats.generation.events import ImagesEvent, StepEvent
 from chats.generation.png import config_of_row
+from chats.scoring import Scorer, score_pictures
 from chats.sweeps.folder import Call, SweepFolder
 from chats.sweeps.plan import next_call, pictures, request
-
-
-class Judge(Protocol):
-    """Gives each picture a score by its prompt; higher is better."""
-
-    def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Any:
-        """Return one number for each picture, `(N,)`."""
-
 
 _TRIAL_PX = 64
 """Side of the blank pictures on which a scorer is tried, so that it fails before any work."""
@@ -56,7 +46,7 @@ def run_sweep(
     folder: SweepFolder,
     *,
     generate: Generate,
-    judge: Judge | None,
+    judge: Scorer | None,
     cancel: threading.Event | None = None,
 ) -> Iterator[SweepEvent]:
     """Make what is missing, call by call; yields after each step and each call.
@@ -134,14 +124,6 @@ class _Progress:
 
 
 def _scores(
-    judge: Judge | None, images: Sequence[Image.Image], prompts: Sequence[str]
+    judge: Scorer | None, images: Sequence[Image.Image], prompts: Sequence[str]
 ) -> tuple[float, ...] | None:
-    if judge is None:
-        return None
-    scores = tuple(float(score) for score in judge.score(images, prompts))
-    if len(scores) != len(images) or not all(map(math.isfinite, scores)):
-        raise UserError(
-            f"The scorer gave {scores!r:.80} for {len(images)} pictures; it must give one finite "
-            "number for each."
-        )
-    return scores
+    return None if judge is None else tuple(score_pictures(judge, images, prompts).tolist())

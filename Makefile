@@ -6,7 +6,7 @@ HOST ?= 127.0.0.1
 PORT ?= 7860
 WORKSPACE ?= workspace
 
-.PHONY: help install install-dev app check format test test-slow shapes evidence bench train-demo bench-train bench-gpu bench-sweep
+.PHONY: help install install-dev app check format test test-slow test-extras shapes evidence bench train-demo bench-train bench-gpu bench-sweep
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -16,7 +16,7 @@ $(VENV)/.installed: requirements.txt
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	touch $@
 
-$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+$(VENV)/.installed-dev: requirements-dev.txt requirements-deepspeed.txt $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
 	touch $@
 
@@ -37,11 +37,18 @@ format: install-dev  ## format the code and mend what ruff can mend
 	$(BIN)/ruff format .
 
 test: check  ## linters, then every test that runs in minutes, on two cores
-	$(BIN)/python -m pytest -m "not slow and not alone" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow and not alone and not extras" --numprocesses 2 --dist loadfile
 	$(BIN)/python -m pytest -m "alone and not slow"
 
 test-slow: install-dev  ## the evidence that takes longer
 	$(BIN)/python -m pytest -m slow
+
+build/extras: requirements-8bit.txt
+	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target $@ --requirement requirements-8bit.txt
+	touch $@
+
+test-extras: install-dev build/extras  ## what needs bitsandbytes, which other tests don't have
+	PYTHONPATH=build/extras $(BIN)/python -m pytest -m extras
 
 shapes: install  ## train a Shapes base from nothing into build/shapes (hours on two cores; resumable)
 	$(BIN)/python -m chats.shapes.pretrain

@@ -10,6 +10,10 @@ class UserError(ValueError):
     """
 
 
+class DeviceBusyError(UserError):
+    """A training uses the device that pictures were to be made on."""
+
+
 def explain_validation(error: ValidationError) -> UserError:
     """Turn a pydantic error into one plain line per wrong setting."""
     lines = []

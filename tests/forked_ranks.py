@@ -3,11 +3,14 @@
     python -m tests.forked_ranks JOBS.json
 
 Each job is a training: its config, the engine whose file says the environment, as `accelerate
-launch` reads it, the number of processes, and the number of a batch at which all of them kill
-themselves (0: none). Writes the hash of the weights that rank N ends with to OUTPUT/rank-N.
+launch` reads it, the number of processes, the number of a batch at which all of them kill
+themselves (0: none), and the number of a backward whose gradient is infinite (0: none). Writes the
+hash of the weights that rank N ends with to OUTPUT/rank-N; of a training that such a gradient
+stopped, why, and whether the weights are still those of its checkpoint.
 """
 
 import hashlib
+import importlib
 import json
 import os
 import signal
@@ -20,13 +23,14 @@ import torch
 from accelerate import PartialState
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import DistributedType, parse_flag_from_env
-from accelerate.utils.launch import prepare_multi_gpu_env
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
 from tests.tiny import tiny_pipeline
 from training.config import TrainingConfig
 from training.data.encoded_pairs import encode_pairs
 from training.launch import ENGINES
 from training.loop import trainer
+from training.loop.checkpoints import newest_checkpoint
 from training.loop.pair_model import PairModel
 from training.loop.sharding import whole
 from training.preferences import read_pairs
@@ -36,17 +40,27 @@ class KeptPairModel(PairModel):
     """A pair model that can be looked at after the training."""
 
     made: ClassVar[list[PairModel]] = []
+    infinite_at: ClassVar[int] = 0
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.made.append(self)
+        self.num_backwards = 0
+        next(self.trained_parameters()).register_hook(self._spoil)
+
+    def _spoil(self, gradient):
+        self.num_backwards += 1
+        return gradient * torch.inf if self.num_backwards == self.infinite_at else gradient
 
 
 def main() -> None:
     """Do the jobs one after the other; a rank that fails ends it."""
     torch.set_num_threads(1)
     pipeline = tiny_pipeline("sd15", dtype=torch.float32)
-    for job in json.loads(Path(sys.argv[1]).read_text()):
+    jobs = json.loads(Path(sys.argv[1]).read_text())
+    if any(job["engine"] == "zero2" for job in jobs):
+        importlib.import_module("deepspeed")  # once, and not in every child
+    for job in jobs:
         config = TrainingConfig.model_validate(job["config"])
         dataset = encode_pairs(read_pairs(config.data.path), pipeline)
         environment = environment_of(job["engine"], job["num_processes"])
@@ -57,6 +71,7 @@ def main() -> None:
                 os.environ.update(environment)
                 if job["num_processes"] > 1:
                     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+                KeptPairModel.infinite_at = job["infinite_at"]
                 _train(config, dataset, pipeline, kill_at=job["kill_at"])
                 os._exit(0)
             children.append(child)
@@ -80,7 +95,11 @@ def environment_of(engine: str, num_processes: int) -> dict[str, str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return prepare_multi_gpu_env(arguments) | {
+    prepared = prepare_multi_gpu_env(arguments)
+    if arguments.use_deepspeed:
+        arguments.deepspeed_fields_from_accelerate_config = ""  # as the launch itself sets it
+        _, prepared = prepare_deepspeed_cmd_env(arguments)
+    return prepared | {
         "ACCELERATE_USE_CPU": "true",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
@@ -95,23 +114,52 @@ def shard_on_the_cpu() -> None:
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
 
+def share_states_on_the_cpu() -> None:
+    """Let accelerate use DeepSpeed here: it takes no CPU, though DeepSpeed itself does."""
+    import deepspeed.ops
+
+    # Exchange through shared memory is an extension that a compiler would be needed for.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    PartialState(cpu=True)
+    PartialState._shared_state["distributed_type"] = DistributedType.DEEPSPEED
+    os.environ.pop("ACCELERATE_USE_CPU", None)
+
+
 def _train(config, dataset, pipeline, *, kill_at: int) -> None:
     try:
         if parse_flag_from_env("ACCELERATE_USE_FSDP"):
             shard_on_the_cpu()
+        if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+            share_states_on_the_cpu()
         trainer.PairModel = KeptPairModel
         trainer.draw_batch = _killing(trainer.draw_batch, at=kill_at)
-        trainer.train_on(config, dataset, pipeline, held_out=dataset)
-        digest = hashlib.sha256()
-        for parameter in KeptPairModel.made[0].trained_parameters():
-            digest.update(whole(parameter.detach()).numpy().tobytes())
-        path = config.run.output / f"rank-{PartialState().process_index}"
-        path.write_text(digest.hexdigest())
+        try:
+            trainer.train_on(config, dataset, pipeline, held_out=dataset)
+            left = _digest(KeptPairModel.made[0])
+        except trainer.TrainingStoppedError as error:
+            left = f"{error} Unchanged: {_is_of_the_checkpoint(KeptPairModel.made[0], config)}"
+        (config.run.output / f"rank-{PartialState().process_index}").write_text(left)
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     except BaseException:
         sys.excepthook(*sys.exc_info())
         os._exit(1)
+
+
+def _digest(model) -> str:
+    digest = hashlib.sha256()
+    for parameter in model.trained_parameters():
+        digest.update(whole(parameter.detach()).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _is_of_the_checkpoint(model, config) -> bool:
+    saved, _ = newest_checkpoint(config.run.output / "checkpoints").load()
+    return all(
+        torch.equal(parameter, saved["model"][name])
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    )
 
 
 def _killing(draw, *, at: int):

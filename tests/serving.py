@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from ui.server import LOGIN_VARIABLE
+
 ROOT = Path(__file__).parent.parent
 MAX_WAIT_SECONDS = 180
 
@@ -33,7 +35,9 @@ class Server:
 
 
 @contextlib.contextmanager
-def serve(folder: Path, *arguments: str, program: Sequence[str] = ("app.py",)) -> Iterator[Server]:
+def serve(
+    folder: Path, *arguments: str, program: Sequence[str] = ("app.py",), login: str = ""
+) -> Iterator[Server]:
     """Run `app.py`, or another program, with the given arguments until the block ends."""
     port, log = _free_port(), folder / "server.log"
     command = [sys.executable, *program, "--port", str(port), "--workspace", str(folder / "work")]
@@ -41,7 +45,7 @@ def serve(folder: Path, *arguments: str, program: Sequence[str] = ("app.py",)) -
         process = subprocess.Popen(
             [*command, *arguments],
             cwd=ROOT,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            env={**os.environ, "HF_HUB_OFFLINE": "1", LOGIN_VARIABLE: login},
             stdout=output,
             stderr=subprocess.STDOUT,
         )

@@ -8,13 +8,15 @@ import gradio as gr
 import pytest
 
 from chats.errors import UserError
+from tests.job_queue import Cluster, make_config
 from tests.test_archive import contents, zipped
 from tests.tiny_preferences import read_metadata, write_metadata, write_preferences
 from training.datasets import DatasetStore
-from training.datasets.importing import Progress
+from training.jobs.console import JobConsole, JobSettings
+from training.progress import Progress
 from ui.data.actions import COLUMN_NAMES, DataActions
 from ui.data.cards import render_pairs
-from ui.data.tab import DataHandlers
+from ui.data.handlers import DataHandlers
 from ui.working import followed
 
 NO_COLUMNS = ("",) * len(COLUMN_NAMES)
@@ -127,3 +129,26 @@ def test_text_of_a_person_never_becomes_html(handlers, upload):
     html += render_pairs(dataset, dataset.rows())
     assert "<img src=x" not in html
     assert "&lt;img src=x" in html
+
+
+def test_a_data_set_that_a_run_needs_is_neither_changed_nor_deleted(tmp_path):
+    cluster = Cluster()
+    console = JobConsole(JobSettings(workspace=tmp_path), launchers={"here": cluster})
+    store = DatasetStore(tmp_path / "datasets")
+    needed, other = (store.create(name=name, origin="") for name in ("needed", "other"))
+    actions = DataActions(store, console=console)
+    config = make_config()
+    data = config.data.model_copy(update={"path": needed.folder})
+    run = console.submit(config.model_copy(update={"data": data}))
+    refusal = rf"^The data set {needed.id} can't be changed .*the run {run} waits.*Stop that run"
+    for change in (
+        lambda: actions.delete(needed.id, confirm=True),
+        lambda: actions.edit(needed.id, action="undo"),
+    ):
+        with pytest.raises(UserError, match=refusal) as refused:
+            change()
+        assert "\n" not in str(refused.value)
+    actions.delete(other.id, confirm=True)
+    console.directory(run).update_status(state="cancelled")
+    actions.delete(needed.id, confirm=True)
+    assert store.summaries() == []

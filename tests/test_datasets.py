@@ -18,8 +18,9 @@ from training.config import DataSettings
 from training.datasets import DatasetStore
 from training.datasets.edits import find_repeats
 from training.datasets.export import write_zip
-from training.datasets.importing import Progress, import_file, validate
+from training.datasets.importing import import_file, validate
 from training.preferences import read_pairs
+from training.progress import Progress
 
 ROOT = Path(__file__).parents[1]
 

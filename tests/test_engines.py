@@ -43,6 +43,8 @@ def test_every_key_reaches_the_launch(path):
     del settings["compute_environment"]
     settings |= settings.pop("fsdp_config", {})
     assert arguments.use_fsdp == ("fsdp_version" in settings)
+    settings |= settings.pop("deepspeed_config", {})
+    assert arguments.use_deepspeed == ("zero_stage" in settings)
     settings["num_processes"] = 2
     for name, value in settings.items():
         assert str(getattr(arguments, name)).lower() == str(value).lower(), name
@@ -60,14 +62,15 @@ def test_each_begins_with_when_to_use_it_and_how(path):
     assert f"accelerate launch --config_file training/engines/{path.name}" in "\n".join(comment)
 
 
-@pytest.mark.parametrize("name", ["ddp", "fsdp", "multi_node"])
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "multi_node", "zero2"])
 def test_the_number_of_gpus_is_not_guessed(name):
     with pytest.raises(ValueError, match="manually pass in `--num_processes`"):
         validated(name)
 
 
 @pytest.mark.parametrize(
-    ("name", "num_processes"), [(None, None), ("cpu", None), ("gpu", 1), ("ddp", 8), ("fsdp", 8)]
+    ("name", "num_processes"),
+    [(None, None), ("cpu", None), ("gpu", 1), ("ddp", 8), ("fsdp", 8), ("zero2", 8)],
 )
 def test_the_command_of_an_engine_starts_its_processes(name, num_processes):
     engine = find_engine(name, num_processes=num_processes)

@@ -1,6 +1,8 @@
 """What a training costs, against the real optimizers and against arithmetic by hand."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -108,6 +110,22 @@ def test_memory_by_hand():
         "exchange": 4 * 10,
         "activations": 77,
     }
+    zero = memory_estimate(
+        trained=shapes,
+        num_frozen=100,
+        activation_bytes=77,
+        settings=settings,
+        num_processes=2,
+        shares_states=True,
+    )
+    assert vars(zero) == {
+        "weights": 4 * 129 + 2 * 29,
+        "gradients": 2 * 29,
+        "optimizer": 4 * 29,
+        "average": 4 * 29,
+        "exchange": 4 * 29,
+        "activations": 77,
+    }
     alone = memory_estimate(
         trained=shapes, num_frozen=100, activation_bytes=77, settings=OptimizerSettings()
     )
@@ -117,3 +135,28 @@ def test_memory_by_hand():
 def test_the_effective_batch_is_batch_times_accumulation_times_processes():
     settings = OptimizerSettings(batch_size=3, gradient_accumulation=5)
     assert pairs_per_step(settings, num_processes=7) == math.prod((3, 5, 7))
+
+
+@pytest.mark.parametrize(
+    ("row", "shared"),
+    [
+        ("`ddp`, `multi_node`", {}),
+        ("`zero2`", {"shares_states": True}),
+        ("`fsdp`", {"num_gathered": 0}),
+    ],
+)
+def test_the_guide_tells_what_the_engines_save(row, shared):
+    guide = (Path(__file__).parents[1] / "docs" / "training.md").read_text("utf-8")
+    (line,) = (each for each in guide.splitlines() if each.startswith(f"| {row} | 3"))
+    num_weights = 2_567_463_684  # of SDXL's UNet
+    memory = memory_estimate(
+        trained=[(num_weights,), (num_weights,)],
+        num_frozen=num_weights,
+        activation_bytes=0,
+        settings=OptimizerSettings(),
+        num_processes=8,
+        **shared,
+    )
+    parts = (memory.weights, memory.gradients, memory.optimizer, memory.exchange, memory.total)
+    expected = [f"{each / 1e9:.1f}" for each in parts if each]
+    assert re.findall(r"\d+\.\d", line) == expected

@@ -66,7 +66,7 @@ def arrays(made):
 def is_idle(manager):
     running = [thread for thread in threading.enumerate() if thread.name == "generate"]
     leased = [on_device for on_device in manager.describe() if on_device.in_use]
-    return not running and not leased and not manager.execution_lock.locked()
+    return not running and not leased and not manager.turns.execution_lock.locked()
 
 
 def refused(manager, config, words):
@@ -226,7 +226,7 @@ def test_a_stream_that_is_never_read_holds_nothing(manager, config):
 @pytest.mark.alone
 def test_cancel_while_another_request_has_the_device_answers_at_once(manager, config):
     cancel = threading.Event()
-    with manager.execution_lock:
+    with manager.turns.execution_lock:
         threading.Timer(0.2, cancel.set).start()
         started = time.perf_counter()
         assert list(generate(manager, config, cancel=cancel)) == []
@@ -238,9 +238,9 @@ def test_a_reader_who_falls_behind_does_not_hold_the_device(manager, config):
     stream = generate(manager, change(config, num_steps=30))
     next(stream)
     deadline = time.perf_counter() + 60
-    while manager.execution_lock.locked() and time.perf_counter() < deadline:
+    while manager.turns.execution_lock.locked() and time.perf_counter() < deadline:
         time.sleep(0.01)
-    assert not manager.execution_lock.locked()
+    assert not manager.turns.execution_lock.locked()
     assert isinstance(list(stream)[-1], ImagesEvent)
 
 

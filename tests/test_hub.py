@@ -102,11 +102,36 @@ def test_a_model_without_its_weights_is_its_small_files(tmp_path, monkeypatch):
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     fetched = []
     monkeypatch.setattr(hub, "fetch_texts", lambda name: tmp_path)
-    monkeypatch.setattr(hub, "fetch", lambda name: fetched.append(name) or tmp_path)
+    monkeypatch.setattr(hub, "fetch", lambda name, *, on_bytes: fetched.append(name) or tmp_path)
     assert resolve_model("owner/name", with_weights=False) == tmp_path
     assert fetched == []
     resolve_model("owner/name")
     assert fetched == ["owner/name"]
+
+
+def test_what_is_fetched_is_told_once_and_who_is_told_may_end_it(tmp_path, monkeypatch):
+    """The bars as snapshot_download makes them: of bytes by wire, of bytes written, of files."""
+    told = []
+
+    def download(repo_id, *, tqdm_class, **_):
+        wire = tqdm_class(desc="Downloading bytes", total=0, initial=0, unit="B")
+        written = tqdm_class(desc="Reconstructing (incomplete total...)", total=0, unit="B")
+        written.total = (written.total or 0) + 100
+        for bar in (wire, written, tqdm_class(desc="Fetching 2 files", total=2)):
+            bar.update(40)
+            bar.set_description_str("more")
+        written.update(20)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert hub.fetch("owner/name", on_bytes=lambda *sizes: told.append(sizes)) == tmp_path
+    assert told == [(40, 100), (60, 100)]
+
+    def leave(done, total):
+        raise LookupError("nobody waits")
+
+    with pytest.raises(LookupError, match="nobody waits"):
+        hub.fetch("owner/name", on_bytes=leave)
 
 
 @pytest.mark.parametrize("name", ["owner/name", "AIDC-AI/CHATS-SD1d5", "a.b/c_d"])

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from chats.devices import _visible, machine_devices
 from chats.errors import UserError
 from tests.job_queue import Cluster, make_config
 from training.jobs.console import JobConsole, JobSettings
-from training.jobs.devices import _visible, choose_devices, device_variables, machine_devices
+from training.jobs.devices import choose_devices, device_variables
 from training.jobs.here import ThisMachine, child_environment
 from training.jobs.states import FINAL
 from training.jobs.summary import ACTIONS

@@ -19,6 +19,7 @@ class FakeApi:
         self.files = {"owner/name": set(files)} if files else {}
         self.private = dict.fromkeys(self.files, private)
         self.num_commits = 0
+        self.sent: list[str] = []
         self.refuse = refuse or {}
 
     def whoami(self):
@@ -40,6 +41,10 @@ class FakeApi:
         self.files.setdefault(repo_id, {".gitattributes"})
         self.private.setdefault(repo_id, private)
         return f"https://huggingface.co/{repo_id}"
+
+    def preupload_lfs_files(self, repo_id, additions, *, repo_type):
+        self._answer("preupload_lfs_files")
+        self.sent += [each.path_in_repo for each in additions]
 
     def upload_folder(
         self, *, repo_id, folder_path, commit_message, delete_patterns, repo_type="model"
@@ -157,3 +162,23 @@ def test_a_pair_that_was_there_is_replaced_and_other_files_stay(folder):
         "README.md",
         "preferred/weights.safetensors",
     }
+
+
+def test_it_is_told_how_far_an_upload_is_and_what_ends_it_leaves_the_repository(folder):
+    for name in ("preferred/weights.safetensors", "dispreferred/weights.safetensors"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        with (folder / name).open("wb") as file:
+            file.truncate(40_000_000)
+    api, told = FakeApi(), []
+    push_folder(folder, "owner/name", private=True, api=api, on_progress=told.append)
+    assert [(each.done, each.total) for each in told] == [(0, 80), (40, 80), (80, 80)]
+    assert set(api.sent) == api.files["owner/name"] - {".gitattributes"}
+
+    def leave(progress) -> None:
+        if progress.done:
+            raise KeyboardInterrupt
+
+    api = FakeApi(["pair.json"])
+    with pytest.raises(KeyboardInterrupt):
+        push_folder(folder, "owner/name", private=False, api=api, on_progress=leave)
+    assert (api.num_commits, api.files["owner/name"]) == (0, {"pair.json"})

@@ -118,7 +118,15 @@ class _StopAt:
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
-@pytest.mark.parametrize("optimizer", [{}, {"ema_decay": 0.9}, {"name": "adafactor"}])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {},
+        {"ema_decay": 0.9},
+        {"name": "adafactor"},
+        pytest.param({"name": "adamw-8bit"}, marks=pytest.mark.extras),
+    ],
+)
 def test_a_stopped_training_goes_on_bit_for_bit(
     dataset, pipeline, make_config, monkeypatch, kind, optimizer
 ):

@@ -11,7 +11,10 @@ import pytest
 
 import app
 from chats.config import GenerationConfig, Row
+from chats.devices import ON_CPU
 from chats.errors import UserError
+from chats.generation.studio import Studio
+from chats.models.sharing import DeviceShare
 from tests.job_queue import make_config, open_console
 from tests.page_fakes import MODEL, FakeStudio
 from tests.run_gallery import write_curve, write_run, write_samples
@@ -19,6 +22,7 @@ from training.config import TrainingConfig
 from training.jobs.catalogue import RunCatalogue
 from training.jobs.console import JobConsole
 from training.jobs.searching import search_log
+from training.progress import Progress
 from training.run import RunDirectory
 from ui.compare.tab import CompareHandlers
 from ui.compare.values import find_model
@@ -50,7 +54,7 @@ def handlers(services) -> RunsHandlers:
     return RunsHandlers(services, is_offered=lambda run: True)
 
 
-def refuse_push(run: str, repo_id: str, private: bool) -> str:
+def refuse_push(run: str, repo_id: str, private: bool, on_progress) -> str:
     raise UserError(f"Can't push to {repo_id}: nobody is logged in.")
 
 
@@ -132,7 +136,7 @@ def test_a_failure_shows_its_last_line_and_what_to_do_before_anything_else(handl
     assert head.index("torch: CUDA out of memory") < head.index("Lower optimizer.batch_size")
     assert head.index("Lower optimizer.batch_size") < head.index('class="run-now"')
     visible = [button.visible for button in parts["buttons"]]
-    assert visible == [False, True, False, False, True, False]  # resume and delete
+    assert visible == [False, True, False, False, False, True, True, False]  # resume, rerun, delete
 
 
 @pytest.mark.parametrize("error", ["", "Killed", "Something nobody has seen before"])
@@ -143,15 +147,15 @@ def test_a_failure_without_known_cause_points_to_the_log(error):
 @pytest.mark.parametrize(
     ("state", "names"),
     [
-        ("succeeded", ["use", "delete", "push"]),
-        ("interrupted", ["resume", "delete"]),
-        ("cancelled", ["resume", "delete"]),
+        ("succeeded", ["use", "score", "rerun", "delete", "push"]),
+        ("interrupted", ["resume", "rerun", "delete"]),
+        ("cancelled", ["resume", "rerun", "delete"]),
     ],
 )
 def test_buttons_follow_from_the_state_alone(handlers, workspace, state, names):
     run = write_run(workspace, state=state)
     _, parts, _ = handlers.open(run.path.name)
-    order = ["use", "resume", "stop", "kill", "delete", "push"]
+    order = ["use", "resume", "stop", "kill", "score", "rerun", "delete", "push"]
     shown = zip(order, parts["buttons"], strict=True)
     assert [name for name, button in shown if button.visible] == names
 
@@ -273,8 +277,38 @@ def test_a_push_without_login_says_so_in_the_page(handlers, workspace):
     run = write_run(workspace)
     assert "owner/name" in list(handlers.push(run.path.name, " ", True))[-1]
     said = list(handlers.push(run.path.name, "someone/pair", True))
-    assert "Pushing to someone/pair" in said[0]
-    assert "nobody is logged in" in said[1]
+    assert "someone/pair" in said[0]
+    assert "nobody is logged in" in said[-1]
+
+
+def test_a_push_tells_how_far_it_is_then_where_and_goes_on_when_the_page_is_closed(
+    services, workspace
+):
+    """Against a Hub of our own: each piece is sent when the test lets it."""
+    lets, ends = threading.Semaphore(0), threading.Event()
+
+    def push(run: str, repo_id: str, private: bool, on_progress) -> str:
+        for done in range(3):
+            on_progress(Progress("MB sent", done, 2))
+            lets.acquire(timeout=20)
+        ends.set()
+        return f"The pair is at https://hub/{repo_id}"
+
+    handlers = RunsHandlers(replace(services, push=push), is_offered=lambda run: True)
+    run = write_run(workspace).path.name
+    stream = handlers.push(run, "someone/pair", True)
+    assert "Exporting" in next(stream)
+    assert "0 of 2 MB sent" in next(stream)
+    lets.release()
+    assert "1 of 2 MB sent" in next(stream)
+    lets.release(2)
+    assert "https://hub/someone/pair" in list(stream)[-1]
+    ends.clear()
+    stream = handlers.push(run, "someone/pair", True)
+    assert [next(stream) for _ in range(2)]
+    stream.close()
+    lets.release(3)
+    assert ends.wait(20)
 
 
 def test_durations_have_two_units():
@@ -363,8 +397,14 @@ def test_pictures_of_a_runs_pair_carry_its_id_and_no_path(monkeypatch):
 
     monkeypatch.setattr("chats.generation.generate.generate", paint)
     folders = {"20260101-000000-abcdef": "/somewhere/pair"}
-    models = app.Models(app.Settings(device="cpu"), pair_of_run=folders.get)
+    studio = Studio(
+        model="shapes",
+        pair=None,
+        devices=(ON_CPU,),
+        share=lambda device: DeviceShare(),
+        pair_of_run=folders.get,
+    )
     config = GenerationConfig(prompt="x", rows=(Row(),), pair="20260101-000000-abcdef", num_steps=1)
-    *_, last = models.generate(config, threading.Event())
+    *_, last = studio.generate(config, threading.Event())
     assert asked == ["/somewhere/pair"]
     assert last.config.pair == "20260101-000000-abcdef"

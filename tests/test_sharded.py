@@ -1,118 +1,58 @@
 """FSDP2 on two processes of the CPU: the models are shared out, and the training is the same."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
-import torch
 
 from chats.errors import UserError
-from chats.pairs.pair import load_pair
 from tests.forked_ranks import shard_on_the_cpu
-from tests.tiny_preferences import write_preferences
+from tests.forked_runs import (
+    KINDS,
+    PICTURES,
+    SECOND_STEP,
+    alone,
+    assert_close,
+    assert_equal,
+    assert_same_checkpoints,
+    assert_same_pictures,
+    do_jobs,
+    losses_of,
+    settings,
+    together,
+)
 from training.config import TrainingConfig
-from training.loop.checkpoints import newest_checkpoint
 from training.loop.engine import make_accelerator
-from training.loop.metrics import MEASURED
-from training.run import RunDirectory
-
-ROOT = Path(__file__).parent.parent
-KINDS = ("lora", "full")
-STEPS = 2
-OPTIMIZERS = {
-    "lora": {"gradient_checkpointing": True, "gradient_accumulation": 2},
-    # Measured with the average in place, weights outside of blocks must not stay whole after it.
-    "full": {"ema_decay": 0.9},
-}
-
-
-def settings(folder, output, *, kind, optimizer=None, run=None):
-    optimizer = {"num_steps": STEPS, "batch_size": 2, "learning_rate": 1e-4} | (optimizer or {})
-    return {
-        "data": {"path": str(folder / "pairs")},
-        "model": {"base": "tiny", "kind": kind, "rank": 2, "lora_alpha": 4},
-        "objective": {"temperature": 100.0},
-        "optimizer": OPTIMIZERS[kind] | optimizer,
-        "validation": {"every": 1},
-        "run": {"output": str(folder / output), "log_every": 1, "save_every": 1} | (run or {}),
-    }
 
 
 def jobs(folder):
     """Whole; killed in the second step and gone on, with the same engine and with the other."""
     for kind in KINDS:
-        yield alone(folder, f"{kind}-alone", kind=kind)
-        second = OPTIMIZERS[kind].get("gradient_accumulation", 1) + 1
+        yield alone(folder, f"{kind}-alone", kind=kind, samples=PICTURES)
         crossing = ("ddp", "fsdp") if kind == "lora" else ("fsdp", "ddp")
         for output, engine, kill_at in (
             ("whole", "fsdp", 0),
-            ("cut", "fsdp", second),
+            ("cut", "fsdp", SECOND_STEP[kind]),
             ("cut", "fsdp", 0),
-            ("crossed", crossing[0], second),
+            ("crossed", crossing[0], SECOND_STEP[kind]),
             ("crossed", crossing[1], 0),
         ):
-            config = settings(folder, f"{kind}-{output}", kind=kind)
-            yield {"config": config, "engine": engine, "num_processes": 2, "kill_at": kill_at}
+            samples = PICTURES if output == "whole" else None
+            config = settings(folder, f"{kind}-{output}", kind=kind, samples=samples)
+            yield together(config, engine=engine, kill_at=kill_at)
     bf16 = {"mixed_precision": "bf16"}
     yield alone(folder, "bf16-alone", kind="lora", run=bf16, num_steps=1)
     config = settings(folder, "bf16", kind="lora", run=bf16, optimizer={"num_steps": 1})
-    yield {"config": config, "engine": "fsdp", "num_processes": 2, "kill_at": 0}
-
-
-def alone(folder, output, *, kind, run=None, num_steps=STEPS):
-    """One process with the global batch of two."""
-    optimizer = {"batch_size": 4, "num_steps": num_steps}
-    config = settings(folder, output, kind=kind, optimizer=optimizer, run=run)
-    return {"config": config, "engine": "cpu", "num_processes": 1, "kill_at": 0}
+    yield together(config, engine="fsdp")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sharded")
-    write_preferences(folder / "pairs")
-    (folder / "jobs.json").write_text(json.dumps([*jobs(folder)]))
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.forked_ranks", str(folder / "jobs.json")],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert "returned a view tensor" not in done.stderr
+    assert "returned a view tensor" not in do_jobs(folder, jobs(folder))
     return folder
-
-
-def losses_of(run):
-    return [
-        {name: value for name, value in line.items() if name not in MEASURED}
-        for line in RunDirectory(run).read_metrics()
-    ]
-
-
-def weights_of(run):
-    return {
-        f"{role}.{name}": value
-        for role, half in load_pair(run / "pair").halves().items()
-        for name, value in (
-            half.state_dict() if isinstance(half, torch.nn.Module) else half
-        ).items()
-    }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_sharded_processes_train_as_one_with_the_same_global_batch(folder, kind):
-    alone, sharded = folder / f"{kind}-alone", folder / f"{kind}-whole"
-    for expected, found in zip(losses_of(alone), losses_of(sharded), strict=True):
-        assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
-    expected, found = weights_of(alone), weights_of(sharded)
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=2e-5)
+    assert_close(folder / f"{kind}-alone", folder / f"{kind}-whole")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -124,35 +64,22 @@ def test_both_processes_end_with_the_same_weights(folder, kind, output):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_sharded_training_goes_on_bit_for_bit(folder, kind):
-    whole, cut = folder / f"{kind}-whole", folder / f"{kind}-cut"
-    assert losses_of(cut) == losses_of(whole)
-    expected, found = weights_of(whole), weights_of(cut)
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert_equal(folder / f"{kind}-whole", folder / f"{kind}-cut")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_goes_on_with_another_engine(folder, kind):
-    whole, crossed = folder / f"{kind}-whole", folder / f"{kind}-crossed"
-    for expected, found in zip(losses_of(whole), losses_of(crossed), strict=True):
-        assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
-    expected, found = weights_of(whole), weights_of(crossed)
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=2e-5)
+    assert_close(folder / f"{kind}-whole", folder / f"{kind}-crossed")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_its_checkpoints_are_those_of_one_process(folder, kind):
-    """The same files, the same names, and whole tensors of the same shapes and values."""
-    groups, state = newest_checkpoint(folder / f"{kind}-whole" / "checkpoints").load()
-    expected_groups, expected = newest_checkpoint(folder / f"{kind}-alone" / "checkpoints").load()
-    assert state["optimizer"]["groups"][0]["shapes"] == expected["optimizer"]["groups"][0]["shapes"]
-    assert groups.keys() == expected_groups.keys()
-    for group, tensors in expected_groups.items():
-        assert groups[group].keys() == tensors.keys()
-        for name, value in tensors.items():
-            scale = value.abs().max().item()
-            torch.testing.assert_close(groups[group][name], value, rtol=1e-2, atol=1e-3 * scale)
+    assert_same_checkpoints(folder / f"{kind}-alone", folder / f"{kind}-whole")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sharded_models_paint_what_one_process_paints(folder, kind):
+    assert_same_pictures(folder / f"{kind}-alone", folder / f"{kind}-whole")
 
 
 def test_bf16_starts_as_on_one_process(folder):
@@ -165,7 +92,6 @@ def test_bf16_starts_as_on_one_process(folder):
     ("environment", "changed", "words"),
     [
         ({}, {"optimizer": {"name": "adafactor"}}, "Choose adamw"),
-        ({}, {"samples": {"every": 5}}, r"Set samples\.every to 0"),
         ({}, {"run": {"mixed_precision": "fp16"}}, "fp16 is not supported with FSDP"),
         ({"FSDP_VERSION": "1"}, {}, "Set fsdp_version: 2"),
         ({"FSDP_OFFLOAD_PARAMS": "true"}, {}, "Set fsdp_offload_params to false"),
@@ -178,14 +104,6 @@ def test_what_shards_cannot_do_is_refused(tmp_path, monkeypatch, environment, ch
     for name, value in ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"} | environment).items():
         monkeypatch.setenv(name, value)
     shard_on_the_cpu()
-    samples = changed.pop("samples", {})
-    changed = settings(tmp_path, "run", kind="lora", **changed) | {"samples": samples}
-    config = TrainingConfig.model_validate(changed)
+    config = TrainingConfig.model_validate(settings(tmp_path, "run", kind="lora", **changed))
     with pytest.raises(UserError, match=words):
         make_accelerator(config)
-
-
-def test_deepspeed_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(UserError, match=r"DeepSpeed is not supported.*engines/fsdp\.yaml"):
-        make_accelerator(TrainingConfig.model_validate(settings(tmp_path, "run", kind="lora")))

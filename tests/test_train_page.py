@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 
 from tests.browsing import keep, visit
 from tests.serving import serve
+from tests.test_access import call
 from tests.train_fakes import COURSE, NUM_STEPS, START, FakeDataSet
 
 pytestmark = pytest.mark.browser
@@ -112,6 +113,12 @@ def test_nothing_overflows_and_the_look_is_kept_for_people(page, server, problem
     fill(page, "LoRA alpha", "0")
     expect(page.locator("#train-model-lora_alpha .problem")).to_be_visible()
     keep(page, f"train-{width}-{theme}")
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])
+def test_a_page_of_another_origin_starts_nothing_on_an_open_server(server, origin):
+    assert call(server, "train_start", Origin=origin) == 403
+    assert call(server, "recipes_list", Origin=server.url) == 200
 
 
 def test_the_endpoints_answer_programs(client):

@@ -13,6 +13,7 @@ import yaml
 from tests.page_fakes import Visitor
 from tests.train_fakes import (
     COURSE,
+    NUM_PAIRS,
     NUM_STEPS,
     START,
     FakeConsole,
@@ -22,14 +23,17 @@ from tests.train_fakes import (
     make_desk,
 )
 from training.config import ObjectiveName, TrainingConfig
+from training.hardware import HardwareSettings, PlacedTraining
+from training.launch import list_engines
 from training.planning.estimate import MemoryReport
 from training.recipe import complete
 from ui.forms.fields import all_settings, describe
 from ui.train.cards import duration, render_memory, render_started
 from ui.train.endpoints import TrainEndpoints
-from ui.train.form import BASIC, CHOSEN_BY_RECIPE, OBJECTIVE_TITLES, OF_THE_SOURCE, build_train_form
-from ui.train.preparing import Preparation
-from ui.train.tab import TrainHandlers
+from ui.train.form import BASIC, CHOSEN_BY_RECIPE, OBJECTIVE_TITLES, build_train_form
+from ui.train.handlers import TrainHandlers
+from ui.train.preparing import ENGINE_TITLES, Preparation
+from ui.train.starts import OF_THE_SOURCE, Start
 
 DATA = FakeDataSet().id
 
@@ -43,12 +47,12 @@ class Tab:
         preparation = Preparation(self.desk)
         self.form = build_page(lambda: build_train_form(preparation))
         self.handlers = TrainHandlers(preparation, self.form)
-        self.recipe = self.desk.find_recipe("shapes_demo")
-        self.values = self.form.settings.show(complete(self.recipe))
+        self.start_from = Start(self.desk.find_recipe("shapes_demo"))
+        self.values = self.form.settings.show(self.start_from.settings())
 
     def preview(self, data=DATA, **changed):
         values = {**self.values, **changed}.values()
-        told = self.handlers.preview(data, self.recipe, Visitor(), *values)
+        told = self.handlers.preview(data, self.start_from, Visitor(), *values)
         notes = dict(zip(self.form.settings.notes, told, strict=False))
         names = ("data_note", "course", "command", "files", "start", "reason", "saved")
         return notes, dict(zip(names, told[-len(names) :], strict=True))
@@ -63,11 +67,12 @@ def tab():
 
 
 def test_every_setting_of_a_training_is_asked_or_has_its_reason_not_to_be(tab):
-    known = all_settings(describe(TrainingConfig))
+    known = all_settings(describe(PlacedTraining))
     paths = {name for name, each in known.items() if each.is_path}
     assert set(tab.form.settings.notes) == known.keys() - paths - set(OF_THE_SOURCE)
     assert {*BASIC, *CHOSEN_BY_RECIPE, *OF_THE_SOURCE} <= known.keys()
     assert OBJECTIVE_TITLES.keys() == set(get_args(ObjectiveName))
+    assert ENGINE_TITLES.keys() == set(list_engines())
 
 
 def test_a_whole_form_shows_what_it_comes_to(tab):
@@ -141,7 +146,7 @@ def test_what_the_queue_refuses_is_shown():
 def test_memory_is_told_when_the_form_rests_and_not_of_a_wrong_one(tab):
     def told(**changed):
         values = {**tab.values, **changed}.values()
-        return list(tab.handlers.estimate(DATA, tab.recipe, Visitor(), *values))
+        return list(tab.handlers.estimate(DATA, tab.start_from, Visitor(), *values))
 
     tab.preview()
     first, last = told()
@@ -152,7 +157,7 @@ def test_memory_is_told_when_the_form_rests_and_not_of_a_wrong_one(tab):
 
 
 def test_a_count_that_newer_input_replaced_ends_without_a_word(tab):
-    stream = tab.handlers.estimate(DATA, tab.recipe, Visitor(), *tab.values.values())
+    stream = tab.handlers.estimate(DATA, tab.start_from, Visitor(), *tab.values.values())
     assert "Counting" in next(stream)
     tab.preview(**{"model.rank": 7})
     assert list(stream) == []
@@ -188,7 +193,7 @@ def test_a_chosen_recipe_fills_the_form(tab):
 
 
 def test_one_setting_is_taken_back_and_no_other(tab):
-    told = tab.handlers.reset_one("optimizer.betas", tab.recipe)
+    told = tab.handlers.reset_one("optimizer.betas", tab.start_from)
     changed = {
         name: value
         for name, value in zip(tab.form.settings.inputs, told, strict=True)
@@ -196,7 +201,9 @@ def test_one_setting_is_taken_back_and_no_other(tab):
     }
     assert changed == {"optimizer.betas.0": 0.9, "optimizer.betas.1": 0.999}
     for name in ("data.path", "__class__", None, {"a": 1}):
-        assert all(isinstance(value, dict) for value in tab.handlers.reset_one(name, tab.recipe))
+        assert all(
+            isinstance(value, dict) for value in tab.handlers.reset_one(name, tab.start_from)
+        )
 
 
 def test_a_recipe_goes_out_and_comes_in_again(tab, tmp_path):
@@ -204,12 +211,12 @@ def test_a_recipe_goes_out_and_comes_in_again(tab, tmp_path):
     content = base64.b64decode(re.search(r"base64,([^\"]+)", told["files"])[1])
     path = tmp_path / "recipe.yaml"
     path.write_bytes(content)
-    recipe, note, _, *values = tab.handlers.read_yaml(str(path))
+    start, note, _, *values = tab.handlers.read_yaml(str(path))
     shown = dict(zip(tab.form.settings.inputs, values, strict=True))
     assert (shown["model.rank"], shown["optimizer.betas.0"]) == (4, 0.8)
     assert shown["data.max_pairs"] == "50"
     assert "From recipe.yaml" in note
-    assert complete(recipe).model.rank == 4
+    assert complete(start.recipe).model.rank == 4
     assert set(yaml.safe_load(content)) == set(TrainingConfig.model_fields)
 
 
@@ -247,10 +254,11 @@ def test_a_file_that_is_no_recipe_leaves_the_form_and_says_why(tab, tmp_path, te
     [
         None,
         7,
-        {"recipe": "x", "inputs": []},
-        {"recipe": {"name": "../etc"}},
-        {"recipe": {"name": "x", "settings": {"model": {"rank": -1}}}},
-        {"data": {"a": 1}, "recipe": {"name": ["x"], "settings": None}},
+        {"start": "x", "inputs": []},
+        {"start": {"name": "../etc"}},
+        {"start": {"name": "x", "settings": {"model": {"rank": -1}}}},
+        {"start": {"name": "shapes_demo", "hardware": {"path": "/etc"}}},
+        {"data": {"a": 1}, "start": {"name": ["x"], "settings": None}},
     ],
 )
 def test_what_a_browser_kept_is_not_trusted(tab, kept):
@@ -262,8 +270,56 @@ def test_what_a_browser_kept_is_not_trusted(tab, kept):
 def test_a_reload_brings_the_form_back(tab):
     _, told = tab.preview(**{"model.rank": 5000})
     _, recipe, _, _, *values = tab.handlers.restore(json.loads(json.dumps(told["saved"])))
-    assert recipe == tab.recipe
+    assert recipe == tab.start_from
     assert dict(zip(tab.form.settings.inputs, values, strict=True))["model.rank"] == 5000
+
+
+def test_where_it_runs_is_asked_shown_in_the_command_and_handed_in():
+    tab = Tab()
+    two = {"hardware.engine": "ddp", "hardware.num_processes": "2", "hardware.device": "cpu"}
+    notes, told = tab.preview(**two)
+    assert "--engine ddp --num-processes 2 --device cpu" in told["command"]
+    assert f"{2 * NUM_PAIRS:,} pairs in {NUM_STEPS} steps" in told["course"]
+    assert "changed, was" in notes["hardware.engine"]
+    tab.start(**two)
+    assert tab.console.hardware == [HardwareSettings(engine="ddp", num_processes=2, device="cpu")]
+
+
+@pytest.mark.parametrize(
+    ("asked", "place", "message"),
+    [
+        ({"hardware.engine": "ddp"}, "hardware.engine", "how many GPUs"),
+        ({"hardware.num_processes": "2"}, "hardware.num_processes", "there is one process"),
+        ({"hardware.device": "cuda:GPU-1"}, "hardware.device", "not on offer here"),
+        ({"hardware.engine": "../../etc/passwd"}, "hardware.engine", "not on offer here"),
+        ({"hardware.engine": "multi_node"}, "hardware.engine", "not on offer here"),
+    ],
+)
+def test_hardware_that_is_not_here_stands_at_its_setting(tab, asked, place, message):
+    notes, told = tab.preview(**asked)
+    assert message in notes[place]
+    assert told["start"].interactive is False
+
+
+def test_a_rerun_fills_the_form_and_marks_what_differs_from_the_run():
+    tab = Tab()
+    tab.start(**{"optimizer.num_steps": 50, "hardware.device": "cpu"})
+    run = tab.console.list()[0].id
+    _, data, start, note, _, *values = tab.handlers.rerun(run)
+    assert data.value == DATA
+    assert run in note
+    shown = dict(zip(tab.form.settings.inputs, values, strict=True))
+    assert shown == {**tab.values, "optimizer.num_steps": 50}
+    tab.start_from, tab.values = start, shown
+    notes, told = tab.preview()
+    assert set(notes.values()) == {""}
+    assert "--optimizer.num-steps 50" in told["command"]
+    notes, told = tab.preview(**{"optimizer.num_steps": 60})
+    assert "changed, was 50" in notes["optimizer.num_steps"]
+    kept = json.loads(json.dumps(told["saved"]))
+    assert tab.handlers.restore(kept)[1] == start
+    with pytest.raises(gr.Error, match="There is no run"):
+        tab.handlers.rerun("../x")
 
 
 def test_words():

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from diffusers import FluxPipeline
+from PIL import Image
 
 import chats
 from chats.denoising.families import denoiser_of, family_of
@@ -19,6 +20,7 @@ from training.loop.noise import NoiseSchedule
 from training.loop.pair_model import PairModel
 from training.loop.trainer import loss_terms, train_on
 from training.preferences import read_pairs
+from training.run import RunDirectory
 
 T = 7.0
 NUM_TOKENS = 16  # of a tiny picture
@@ -145,16 +147,23 @@ def test_the_loss_is_equation_13_and_14_written_by_hand(pipeline, dataset):
 def test_what_training_saves_sampling_loads(pipeline, dataset, tmp_path, kind):
     config = TrainingConfig.model_validate(
         {
-            "data": {"path": tmp_path},
+            "data": {"path": tmp_path, "resolution": SIZE_PX},
             "model": {"kind": kind, "rank": 2, "lora_alpha": 4},
             "objective": {"temperature": T},
             "optimizer": {"num_steps": 2, "batch_size": 2, "learning_rate": 1e-2},
+            "samples": {"prompts": ["a red circle"], "num_steps": 1, "every": 2},
             "run": {"output": tmp_path / "run", "log_every": 1},
         }
     )
     result = train_on(config, dataset, pipeline)
     first = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0]
     assert f'"loss": {math.log(2):.6f}'[:14] in first
+    run = RunDirectory(config.run.output)
+    told = [(each.step, each.method) for each in run.read_samples()]
+    assert told == [(0, "cfg"), (0, "chats"), (2, "chats")]
+    for sample in run.read_samples():
+        with Image.open(run.samples / sample.file) as image:
+            assert image.size == (SIZE_PX, SIZE_PX)
     pair = load_pair(result.pair)
     family = family_of(pipeline).name
     pictures = []

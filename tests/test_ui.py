@@ -15,10 +15,10 @@ from typing import get_args
 import gradio as gr
 import pytest
 
-import app
 from chats.config import MethodName, Row, SchedulerName
 from chats.errors import UserError
 from chats.generation.png import read_png
+from chats.models.choices import describe_model, describe_shapes
 from chats.shapes import SHAPES_NUM_STEPS
 from tests.page_fakes import MODEL, FakeStudio, Visitor, color_of, without_pair
 from ui.compare.board import lay_out
@@ -566,18 +566,18 @@ def test_the_embedded_model_is_described_from_its_files(tmp_path):
     ):
         (base / part).mkdir(parents=True)
         (base / part / "config.json").write_text(text)
-    alone = app.describe_shapes(base=base, pair=None, embedded=pair)
+    alone = describe_shapes(base=base, pair=None, embedded=pair)
     assert (alone.width, alone.height, alone.has_pair, alone.scale) == (96, 96, False, 5.0)
     pair.mkdir()
     (pair / "pair.json").write_text('{"recommended": {"scale": 2.0, "alpha": 0.25}}')
-    paired = app.describe_shapes(base=base, pair=None, embedded=pair)
+    paired = describe_shapes(base=base, pair=None, embedded=pair)
     assert (paired.has_pair, paired.scale, paired.alpha) == (True, 2.0, 0.25)
-    given = app.describe_shapes(base=base, pair="someone/pair", embedded=pair)
+    given = describe_shapes(base=base, pair="someone/pair", embedded=pair)
     assert (given.has_pair, given.scale, given.pair) == (True, 5.0, "someone/pair")
 
 
 def test_the_page_shows_the_steps_that_the_model_takes_by_itself():
-    assert app.describe_model(app.Settings()).num_steps == SHAPES_NUM_STEPS
+    assert describe_model("shapes", None).num_steps == SHAPES_NUM_STEPS
 
 
 def test_a_status_of_several_lines_keeps_its_lines():
@@ -589,4 +589,4 @@ def test_a_status_of_several_lines_keeps_its_lines():
 )
 def test_the_page_starts_with_the_steps_that_suit_its_model(tmp_path, pipeline, num_steps):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
-    assert app.describe_model(app.Settings(model=str(tmp_path))).num_steps == num_steps
+    assert describe_model(str(tmp_path), None).num_steps == num_steps

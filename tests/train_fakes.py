@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import gradio as gr
 
 from chats.errors import UserError
 from training.config import TrainingConfig
 from training.desk import TrainingDesk
+from training.hardware import HardwareSettings
 from training.recipe import complete, list_recipes
 from training.run import RunDirectory
 
@@ -54,6 +55,9 @@ class FakeRun:
     """A run's line in a list."""
 
     id: str
+    engine: str | None = None
+    num_processes: int = 1
+    devices: tuple[str, ...] = ("cpu",)
 
 
 @dataclass
@@ -63,17 +67,31 @@ class FakeConsole:
     folder: Path = Path("there-is-no-such-folder")
     error: str = ""
     submitted: list[TrainingConfig] = field(default_factory=list)
+    hardware: list[HardwareSettings] = field(default_factory=list)
 
-    def submit(self, config: TrainingConfig) -> str:
+    def submit(self, config: TrainingConfig, **hardware: object) -> str:
         if self.error:
             raise UserError(self.error)
         self.submitted.append(config)
+        self.hardware.append(HardwareSettings.model_validate(hardware))
         return self.list()[0].id
 
     def list(self) -> list[FakeRun]:
-        return [FakeRun(f"20260101-00000{k}-abcdef") for k in range(len(self.submitted))][::-1]
+        runs = []
+        for k, each in enumerate(self.hardware):
+            devices = (each.device or "cpu",) * (1 if each.device else each.num_processes or 1)
+            run_id = f"20260101-00000{k}-abcdef"
+            runs.append(FakeRun(run_id, each.engine, each.num_processes or 1, devices))
+        return runs[::-1]
+
+    def get(self, run_id: str) -> FakeRun:
+        for run in self.list():
+            if run.id == run_id:
+                return run
+        raise UserError(f"There is no run {run_id!r}.")
 
     def config(self, run_id: str) -> TrainingConfig:
+        self.get(run_id)
         return self.submitted[int(run_id[14])]
 
     def directory(self, run_id: str) -> RunDirectory:
@@ -91,7 +109,11 @@ def build_page(build: Callable[[], Made]) -> Made:
 
 
 def make_desk(
-    *, data_sets: FakeDataSets | None = None, console: FakeConsole | None = None, refusal: str = ""
+    *,
+    data_sets: FakeDataSets | None = None,
+    console: FakeConsole | None = None,
+    refusal: str = "",
+    **others: Any,
 ) -> TrainingDesk:
     """A desk around fakes."""
     return TrainingDesk(
@@ -100,4 +122,5 @@ def make_desk(
         workspace=Path("workspace"),
         models=(("Shapes", "shapes"),),
         refusal=refusal,
+        **others,
     )

@@ -17,6 +17,7 @@ from chats.errors import UserError
 from chats.pairs.weight_files import local_folder
 from training.config import DataSettings, DryRunSettings, TrainingConfig, parse_command_line
 from training.jobs.commands import COMMANDS, parse_job_command
+from training.progress import OnProgress, told_to_nobody
 from training.publishing.card import Layout, model_card
 from training.publishing.push import check_target, push_folder
 from training.run import Metrics, RunDirectory
@@ -76,7 +77,7 @@ class Push(_Publishing):
     private: bool = False
     """Make it private."""
 
-    def run(self) -> str:
+    def run(self, *, on_progress: OnProgress = told_to_nobody) -> str:
         """Upload it and say where it is."""
         from huggingface_hub import HfApi
 
@@ -86,7 +87,9 @@ class Push(_Publishing):
         with tempfile.TemporaryDirectory(prefix="chats-push-") as parent:
             folder = Path(parent) / "pair"
             _export(pair, folder, settings=self, name=self.repo, metrics=metrics)
-            address = push_folder(folder, self.repo, private=self.private, api=api)
+            address = push_folder(
+                folder, self.repo, private=self.private, api=api, on_progress=on_progress
+            )
         return f"The pair is at {address}"
 
 

@@ -175,7 +175,7 @@ class OptimizerSettings(FrozenSettings):
     """How it is minimised."""
 
     name: Literal["adamw", "adamw-8bit", "adafactor"] = "adamw"
-    """`adamw-8bit` keeps AdamW's averages in 8 bits (needs bitsandbytes and a GPU); `adafactor`
+    """`adamw-8bit` keeps AdamW's averages in 8 bits (needs bitsandbytes); `adafactor`
     keeps none of the gradient and little of its square."""
 
     learning_rate: float = Field(5e-5, gt=0, le=1)

@@ -3,39 +3,29 @@
 Whoever asks gives ids of lists, never paths; the places a training reads and writes are set here.
 """
 
-import contextlib
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 from chats.errors import UserError
 from training.config import TrainingConfig
+from training.hardware import HardwareSettings, Place
+from training.jobs.devices import choose_devices
+from training.jobs.speeds import Console as KnowsSpeeds
+from training.jobs.speeds import RunSummary, Speed, Speeds
+from training.launch import find_engine
+from training.planning.counting import MemoryCounts
 from training.planning.estimate import MemoryReport
-from training.recipe import Recipe, command_arguments, list_recipes
-from training.run import RunDirectory
+from training.recipe import Recipe, command_arguments, flags, list_recipes
+from training.remembered import Remembered
 
 NO_DATA = "the-data-set"
 """Stands in a command where no data set is chosen."""
 
+CPU_ALONE = {"cpu": "the CPU"}
 _MIN_PAIRS = 2
-_MAX_RUNS_LOOKED_AT = 50
-_SAME_SPEED = (
-    "data.resolution",
-    "model.base",
-    "model.kind",
-    "model.rank",
-    "objective.name",
-    "optimizer.batch_size",
-    "optimizer.gradient_checkpointing",
-    "run.mixed_precision",
-)
-"""Settings that a measured speed belongs to."""
-
-_REMEMBERED_SECONDS = 5.0
-Answer = TypeVar("Answer")
 
 
 class DataSetSummary(Protocol):
@@ -62,38 +52,42 @@ class DataSets(Protocol):
         """Return one by its id, or raise UserError."""
 
 
-class RunSummary(Protocol):
-    """What a list of runs says of one."""
+class PlacedRun(RunSummary, Protocol):
+    """A run, and how its processes are started."""
 
-    id: str
+    engine: str | None
 
 
-class Console(Protocol):
+class Console(KnowsSpeeds, Protocol):
     """The queue of trainings."""
 
-    def submit(self, config: TrainingConfig) -> str:
+    def submit(
+        self,
+        config: TrainingConfig,
+        *,
+        engine: str | None,
+        num_processes: int | None,
+        device: str | None,
+    ) -> str:
         """Put a training into the queue and return its run's id, or raise UserError."""
 
-    def list(self) -> Sequence[RunSummary]:
-        """List the runs, the newest first."""
-
-    def config(self, run_id: str) -> TrainingConfig:
-        """Return a run's settings, or raise UserError."""
-
-    def directory(self, run_id: str) -> RunDirectory:
-        """Return a run's directory, or raise UserError."""
+    def get(self, run_id: str) -> PlacedRun:
+        """Return a run, or raise UserError."""
 
 
 @dataclass(frozen=True)
-class Speed:
-    """How fast a training like the one that is asked about was."""
+class Rerun:
+    """What a run did, to be done again.
 
-    pairs_per_second: float
-    run_id: str
+    Attributes:
+        config: Its settings.
+        hardware: Where it ran.
+        data: Id of its data set; none if that is not here.
+    """
 
-
-class EstimateSupersededError(Exception):
-    """Nobody waits for this estimate any more."""
+    config: TrainingConfig
+    hardware: HardwareSettings
+    data: str | None
 
 
 class TrainingDesk:
@@ -103,6 +97,7 @@ class TrainingDesk:
         refusal: Why nobody may start a training here; empty if they may.
         bases: The base models on offer, as (title, name).
         recipes: The recipes on offer.
+        devices: Titles of the devices on offer, by name.
     """
 
     def __init__(
@@ -112,6 +107,7 @@ class TrainingDesk:
         console: Console,
         workspace: Path,
         models: Sequence[tuple[str, str]] = (),
+        devices: Mapping[str, str] = CPU_ALONE,
         refusal: str = "",
         open_libraries: Callable[[], None] = lambda: None,
     ) -> None:
@@ -122,11 +118,13 @@ class TrainingDesk:
             console: The queue.
             workspace: Folder of all of it.
             models: Base models to offer beside those of the recipes, as (title, name).
+            devices: What this machine has, as titles by name.
             refusal: Why nobody may start a training here; empty if they may.
             open_libraries: Imports torch and what stands on it, where other threads may do so too.
         """
         self.refusal = refusal
         self.recipes = list_recipes()
+        self.devices = devices
         named = dict.fromkeys(str(each.settings["model"]["base"]) for each in self.recipes)
         given = {name: title for title, name in models}
         offered = {**given, **{name: given.get(name, name) for name in named}}
@@ -134,11 +132,9 @@ class TrainingDesk:
         self._data_sets = data_sets
         self._console = console
         self._workspace = workspace
-        self._open_libraries = open_libraries
-        self._estimating = threading.Lock()
-        self._known: dict[str, MemoryReport] = {}
-        self._listed = _Remembered(lambda: tuple(self._data_sets.summaries()))
-        self._measured = _Remembered(lambda: tuple(self._speeds()))
+        self._memory = MemoryCounts(open_libraries)
+        self._speeds = Speeds(console)
+        self._listed = Remembered(lambda: tuple(self._data_sets.summaries()))
 
     def data_sets(self) -> tuple[DataSetSummary, ...]:
         """List the data sets, the newest first."""
@@ -175,6 +171,31 @@ class TrainingDesk:
         known = ", ".join(each.name for each in self.recipes)
         raise UserError(f"There is no recipe {str(name)[:60]!r}; the recipes are {known}.")
 
+    def find_rerun(self, run_id: str) -> Rerun:
+        """Return what a run did, to be changed and done again.
+
+        Raises:
+            UserError: There is no such run, or its settings can't be read.
+        """
+        config, run = self._console.config(run_id), self._console.get(run_id)
+        hardware = HardwareSettings(
+            engine=run.engine, num_processes=run.num_processes if run.engine else None
+        )
+        usual = self.find_place(hardware).devices
+        if run.devices and run.devices != usual and len(run.devices) == 1:
+            hardware = hardware.model_copy(update={"device": run.devices[0]})
+        return Rerun(config=config, hardware=hardware, data=self._data_set_at(config.data.path))
+
+    def find_place(self, hardware: HardwareSettings) -> Place:
+        """Return what a training would get to run on if nothing else ran.
+
+        Raises:
+            UserError: The machine does not have it.
+        """
+        engine = find_engine(hardware.engine, num_processes=hardware.num_processes)
+        devices = choose_devices(engine, wanted=hardware.device, available=self.devices, load={})
+        return Place(replace(engine, on_cpu="cpu" in devices), devices)
+
     def places(self, dataset_id: str | None) -> Mapping[str, Mapping[str, Any]]:
         """Return where a training on a data set reads and writes, as settings by group.
 
@@ -187,16 +208,18 @@ class TrainingDesk:
             "run": {"output": str(self._workspace / "runs")},
         }
 
-    def command(self, config: TrainingConfig, recipe: Recipe | None) -> list[str]:
+    def command(
+        self, config: TrainingConfig, recipe: Recipe | None, hardware: HardwareSettings
+    ) -> list[str]:
         """Return the command that does what `submit` does."""
         here = {"output": self._workspace}
         placed = config.model_copy(update={"run": config.run.model_copy(update=here)})
         words = command_arguments(placed, recipe)
         at = words.index("--run.output")
         own = ["python", "-m", "training", "submit", "--workspace", str(self._workspace)]
-        return [*own, *words[:at], *words[at + 2 :]]
+        return [*own, *flags(hardware, HardwareSettings()), *words[:at], *words[at + 2 :]]
 
-    def submit(self, config: TrainingConfig) -> str:
+    def submit(self, config: TrainingConfig, hardware: HardwareSettings) -> str:
         """Start a training, or have it wait for its turn, and return its run's id.
 
         Raises:
@@ -204,85 +227,21 @@ class TrainingDesk:
         """
         if self.refusal:
             raise UserError(self.refusal)
-        return self._console.submit(config)
+        return self._console.submit(config, **hardware.model_dump())
 
-    def speed(self, config: TrainingConfig) -> Speed | None:
+    def speed(self, config: TrainingConfig, place: Place) -> Speed | None:
         """Return the speed of the newest run that did the same work, if there is one."""
-        wanted = _values(config)
-        return next((speed for values, speed in self._measured.get() if values == wanted), None)
+        return self._speeds.like(config, place)
 
-    def estimate(self, config: TrainingConfig, cancel: threading.Event) -> MemoryReport:
-        """Count what a training would hold; torch is imported with the first use.
+    def estimate(
+        self, config: TrainingConfig, place: Place, cancel: threading.Event
+    ) -> MemoryReport:
+        """Count what each process of a training would hold; see `MemoryCounts.report`."""
+        return self._memory.report(config, place.engine, cancel)
 
-        One is counted at a time. It ends soon after `cancel` is set.
-
-        Raises:
-            UserError: The base model is not there, or can't be trained with these settings.
-            EstimateSupersededError: `cancel` was set.
-        """
-        key = config.model_dump_json(exclude={"data": {"path", "cache"}, "run": {"output"}})
-        with self._turn(cancel):
-            if key not in self._known:
-                self._open_libraries()
-                from training.launch import find_engine
-                from training.planning.dry_run import memory_report
-                from training.planning.stopping import StoppedError, stopped_by
-
-                try:
-                    with stopped_by(cancel):
-                        found = memory_report(config, find_engine(None, num_processes=None))
-                except StoppedError:
-                    raise EstimateSupersededError from None
-                if len(self._known) >= 100:
-                    self._known.clear()
-                self._known[key] = found
-            return self._known[key]
-
-    def _speeds(self) -> Iterator[tuple[list[Any], Speed]]:
-        for run in self._console.list()[:_MAX_RUNS_LOOKED_AT]:
-            with contextlib.suppress(UserError):  # damaged, or deleted meanwhile
-                lines = self._console.directory(run.id).read_metrics()
-                rate = lines[-1].get("pairs_per_second") if lines else None
-                if rate:
-                    yield _values(self._console.config(run.id)), Speed(rate, run.id)
-
-    @contextlib.contextmanager
-    def _turn(self, cancel: threading.Event) -> Iterator[None]:
-        while not self._estimating.acquire(timeout=0.1):
-            if cancel.is_set():
-                raise EstimateSupersededError
+    def _data_set_at(self, path: Path) -> str | None:
         try:
-            if cancel.is_set():
-                raise EstimateSupersededError
-            yield
-        finally:
-            self._estimating.release()
-
-
-class _Remembered(Generic[Answer]):
-    """An answer that is asked for with every key that is pressed, and costs a look at the disk."""
-
-    def __init__(self, ask: Callable[[], Answer]) -> None:
-        self._ask = ask
-        self._kept: tuple[float, Answer] | None = None
-
-    def get(self) -> Answer:
-        """Return it as it was some seconds ago at most."""
-        kept = self._kept
-        is_old = kept is None or time.monotonic() - kept[0] > _REMEMBERED_SECONDS
-        return self.renewed() if is_old else kept[1]
-
-    def renewed(self) -> Answer:
-        """Return it as it is now."""
-        answer = self._ask()
-        self._kept = (time.monotonic(), answer)
-        return answer
-
-
-def _values(config: TrainingConfig) -> list[Any]:
-    return [getattr(getattr(config, group), name) for group, name in map(_split, _SAME_SPEED)]
-
-
-def _split(name: str) -> tuple[str, str]:
-    group, _, setting = name.partition(".")
-    return group, setting
+            folder = self._data_sets.open(path.name).folder
+        except UserError:
+            return None
+        return path.name if folder.resolve() == path.expanduser().resolve() else None

@@ -6,6 +6,7 @@ This module imports no torch, so that a page that starts trainings opens at once
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -24,6 +25,7 @@ class Engine:
         num_machines: Each of them is given the command.
         on_cpu: Whether a GPU is left alone.
         shares_out: Whether each process holds only a part of the models.
+        shares_states: Whether it holds only a part of gradients and optimizer, but all weights.
     """
 
     path: Path | None = None
@@ -31,6 +33,14 @@ class Engine:
     num_machines: int = 1
     on_cpu: bool = False
     shares_out: bool = False
+    shares_states: bool = False
+
+
+def list_engines() -> tuple[str, ...]:
+    """Return the names of the engines that start all processes on one machine."""
+    files = sorted(ENGINES.glob("*.yaml"))
+    alone = [each for each in files if _read(each).get("num_machines", 1) == 1]
+    return tuple(each.stem for each in alone)
 
 
 def find_engine(name: str | None, *, num_processes: int | None) -> Engine:
@@ -53,7 +63,7 @@ def find_engine(name: str | None, *, num_processes: int | None) -> Engine:
     if path not in ENGINES.glob("*.yaml"):
         known = ", ".join(sorted(each.stem for each in ENGINES.glob("*.yaml")))
         raise UserError(f"There is no engine {name!r}; the engines are {known}.")
-    content = yaml.safe_load(path.read_text("utf-8"))
+    content = _read(path)
     number = num_processes or content.get("num_processes")
     if number is None:
         raise UserError(
@@ -74,6 +84,7 @@ def find_engine(name: str | None, *, num_processes: int | None) -> Engine:
         num_machines,
         on_cpu=content.get("use_cpu", False),
         shares_out=content["distributed_type"] == "FSDP",
+        shares_states=content["distributed_type"] == "DEEPSPEED",
     )
 
 
@@ -90,6 +101,10 @@ def launch_command(engine: Engine, arguments: Sequence[str]) -> list[str]:
     if engine.num_machines > 1:
         command += ["--machine_rank", "RANK", "--main_process_ip", "ADDRESS"]
     return [*command, "-m", "training", *arguments]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text("utf-8"))
 
 
 def _shown(path: Path) -> str:

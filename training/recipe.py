@@ -109,14 +109,15 @@ def command_arguments(config: TrainingConfig, recipe: Recipe | None) -> list[str
     if path:
         shown = path.relative_to(here) if path.is_relative_to(here) else path
         arguments = ["--config", str(shown)]
-    return [*arguments, *_flags(config, start)]
+    return [*arguments, *flags(config, start)]
 
 
-def _flags(given: BaseModel, start: BaseModel, *, prefix: str = "") -> Iterator[str]:
+def flags(given: BaseModel, start: BaseModel, *, prefix: str = "") -> Iterator[str]:
+    """Yield the flags that lead from settings to others of the same model."""
     for name, field in type(given).model_fields.items():
         value, before = getattr(given, name), getattr(start, name)
         if isinstance(value, BaseModel):
-            yield from _flags(value, before, prefix=f"{prefix}{name}.")
+            yield from flags(value, before, prefix=f"{prefix}{name}.")
         elif value != before or field.is_required():
             yield from _flag(f"{prefix}{name}".replace("_", "-"), value)
 

@@ -12,6 +12,8 @@ from ui.data.tab import build_data
 from ui.html import plain_html
 from ui.lab.endpoints import add_lab_endpoints
 from ui.lab.tab import build_lab, kept_sweep
+from ui.models.endpoints import add_model_endpoints
+from ui.models.tab import build_models
 from ui.runs.endpoints import add_run_endpoints
 from ui.runs.tab import build_runs
 from ui.services import Services
@@ -46,16 +48,28 @@ def build_ui(services: Services) -> gr.Blocks:
                     build_lab(services, page=page, tab=lab, saved=kept, compare=compare)
             with gr.Tab("Data", id="data") as tab:
                 build_data(services, tab=tab)
+            take_up = None
             if services.desk:
                 with gr.Tab("Train", id="train") as train:
-                    build_train(services.desk, page=page, tab=train, saved=saved)
+                    take_up = build_train(services.desk, page=page, tab=train, saved=saved)
             if services.runs:
                 with gr.Tab("Runs", id="runs") as runs:
-                    build_runs(services, page=page, tab=runs, pair=compare.fields["model"])
+                    build_runs(
+                        services,
+                        page=page,
+                        tab=runs,
+                        pair=compare.fields["model"],
+                        take_up=take_up,
+                    )
+            if services.shelf:
+                with gr.Tab("Models", id="models") as models:
+                    build_models(services.shelf, tab=models)
         plain_html(FOOTER)
         add_endpoints(services)
         if services.lab:
             add_lab_endpoints(services)
+        if services.shelf:
+            add_model_endpoints(services.shelf)
         if services.desk:
             add_train_endpoints(services.desk)
         if services.runs:

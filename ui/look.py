@@ -118,7 +118,7 @@ def theme() -> gr.Theme:
     )
 
 
-STYLES = ("page.css", "data.css", "runs.css", "lab.css")
+STYLES = ("page.css", "data.css", "runs.css", "models.css", "lab.css")
 SCRIPTS = ("page.js", "runs.js", "lab.js")
 
 

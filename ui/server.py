@@ -4,9 +4,14 @@ import ipaddress
 import os
 import socket
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chats.errors import UserError
 
@@ -63,12 +68,43 @@ def prepare_environment(workspace: Path) -> None:
         ) from None
     os.environ["GRADIO_TEMP_DIR"] = str(cache)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # numbers as nvidia-smi gives them
 
 
-def own_hosts_only(host: str) -> Middleware:
-    """Refuse requests that name another host: a page elsewhere must not reach a local server."""
+def access(host: str, login: tuple[str, str] | None) -> dict[str, Any]:
+    """Return what `launch` takes so that only those get in who may.
+
+    Gradio asks for the login wherever something is read, uploaded or done. Without one, the host
+    is this machine's own: names of other hosts are refused, and so are pages of other origins,
+    which the visitor's browser would let in where they only want something done.
+    """
     names = [host.strip("[]"), "localhost", "127.0.0.1", "[::1]"] if _is_loopback(host) else ["*"]
-    return Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False)
+    own_hosts = Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False)
+    return {"auth": login, "app_kwargs": {"middleware": [own_hosts, Middleware(OwnPagesOnly)]}}
+
+
+class OwnPagesOnly:
+    """Refuses what pages of other origins send; programs name no origin and pass."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or pass it on."""
+        if scope["type"] == "http" and not _is_from_own_page(scope):
+            refusal = PlainTextResponse("Pages of other origins may do nothing here.", 403)
+            await refusal(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+def _is_from_own_page(scope: Scope) -> bool:
+    headers = Headers(scope=scope)
+    origin = headers.get("origin")
+    if scope["method"] in ("GET", "HEAD", "OPTIONS") or origin is None:
+        return True
+    # What stands before the server may rename the host; a browser lets no page write the header.
+    return urlsplit(origin).netloc in (headers.get("host"), headers.get("x-forwarded-host"))
 
 
 def _is_loopback(host: str) -> bool:

@@ -3,71 +3,36 @@
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePath
-from typing import Literal
+from pathlib import Path
 
-from chats.config import DEFAULT_ALPHA, DEFAULT_SCALE, GenerationConfig
+from chats.config import GenerationConfig
 from chats.generation.events import ImagesEvent, StepEvent
+from chats.models.choices import ModelChoice, ModelStatus
+from chats.models.reports import DeviceReport
+from chats.pairs.hub import OnBytes
 from chats.scoring import Scorer
 from chats.sweeps.store import SweepStore
 from training.datasets import DatasetStore
 from training.desk import TrainingDesk
 from training.jobs.catalogue import RunCatalogue
 from training.jobs.console import JobConsole
+from training.progress import OnProgress
 
 
 @dataclass(frozen=True)
-class ModelChoice:
-    """One model that the page offers, as far as it is known without loading it."""
+class ModelServices:
+    """What is on the devices."""
 
-    name: str
-    """What `GenerationConfig.model` takes."""
-    title: str
-    """How people call it."""
-    num_steps: int
-    """Number of steps that suits it."""
-    scale: float = DEFAULT_SCALE
-    """Guidance scale s that suits it: its pair's recommendation, else the paper's."""
-    alpha: float = DEFAULT_ALPHA
-    """Proxy strength α that suits it."""
-    width: int | None = None
-    """Its own width in pixels; none while it is not known."""
-    height: int | None = None
-    """Its own height in pixels; none while it is not known."""
-    has_pair: bool = False
-    """Whether a preference pair is there, so that CHATS can run."""
-    pair: str | None = None
-    """What `GenerationConfig.pair` takes, a run's id among it; none is the model's own."""
-    run: str = ""
-    """The run whose pair it is; empty for what the server was started with."""
-    run_title: str = ""
-    """How people call that run."""
-    is_fast: bool = False
-    """Whether a picture takes seconds, so that dragging a slider may make new ones."""
-    examples: tuple[str, ...] = ()
-    """Prompts worth a try."""
-
-    @property
-    def id(self) -> str:
-        """What a page or a program calls it: a run's id, or the model's name."""
-        return self.run or self.name
-
-    @property
-    def pair_title(self) -> str:
-        """How people call its pair."""
-        if self.run:
-            return self.run_title or self.run
-        if not self.has_pair:
-            return "None: the base model alone"
-        return "Embedded" if self.pair is None else PurePath(self.pair).name
-
-
-@dataclass(frozen=True)
-class ModelStatus:
-    """How far the model is, in words for the page's header."""
-
-    state: Literal["loading", "ready", "failed"]
-    text: str
+    report: Callable[[], tuple[DeviceReport, ...]]
+    """Every device with its memory and what lies in it."""
+    load: Callable[[str, str | None, OnBytes | None], str]
+    """Load a model and its pair, which may be none, telling what is fetched; returns words."""
+    unload: Callable[[str], str]
+    """Drop what has a name; returns what to tell."""
+    folders: Callable[[], tuple[str, ...]]
+    """Names of the folders that can be loaded."""
+    refusal: str = ""
+    """Why this server loads nothing on request; empty if it does."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +43,7 @@ class RunServices:
     """Stops, resumes and reads them."""
     catalogue: RunCatalogue
     """All of them at a glance."""
-    push: Callable[[str, str, bool], str]
+    push: Callable[[str, str, bool, OnProgress], str]
     """Push a run's pair to a repository, privately or not; returns what to tell."""
 
 
@@ -106,8 +71,16 @@ class Services:
     """How far loading the default model is."""
     datasets: DatasetStore
     """The preference data sets of the workspace."""
+    generate_on_cpu: (
+        Callable[[GenerationConfig, threading.Event], Iterator[StepEvent | ImagesEvent]] | None
+    ) = None
+    """The same beside a GPU that is in use; none where it would be no help."""
     desk: TrainingDesk | None = None
     """Where trainings are handed in; none where this server has no queue."""
+    shelf: ModelServices | None = None
+    """What is loaded; none where this server does not say."""
+    num_at_once: int = 1
+    """Requests for pictures that run at the same time."""
     runs: RunServices | None = None
     """Trainings; none where this server has no queue."""
     lab: LabServices | None = None

@@ -4,7 +4,8 @@ import threading
 from collections.abc import Callable, Generator
 from typing import Any
 
-from training.datasets.importing import OnProgress, Progress
+from training.progress import OnProgress, Progress
+from ui.compare.cards import Status, render_status
 
 POLL_SECONDS = 0.25
 
@@ -13,8 +14,15 @@ class _CancelledError(Exception):
     """Nobody waits for the work any more."""
 
 
-def followed(work: Callable[[OnProgress], Any]) -> Generator[Progress, None, Any]:
-    """Yield how far the work is from time to time; return what it returns, raise what it raises."""
+def followed(
+    work: Callable[[OnProgress], Any], *, outlives_page: bool = False
+) -> Generator[Progress, None, Any]:
+    """Yield how far the work is from time to time; return what it returns, raise what it raises.
+
+    Args:
+        work: The work; it calls what it is given, now and then.
+        outlives_page: Whether it goes on when nobody follows it any more.
+    """
     latest: list[Progress] = []
     outcome: dict[str, Any] = {}
     cancel = threading.Event()
@@ -40,8 +48,28 @@ def followed(work: Callable[[OnProgress], Any]) -> Generator[Progress, None, Any
                 shown = latest[0]
                 yield shown
     finally:
-        cancel.set()
-        thread.join()
+        if not outlives_page:
+            cancel.set()
+            thread.join()
     if "error" in outcome:
         raise outcome["error"]
     return outcome["result"]
+
+
+def status_of(progress: Progress) -> Status:
+    """Say how far it is, in words and as a bar."""
+    of = f" of {progress.total:,}" if progress.total else ""
+    fraction = min(1.0, progress.done / progress.total) if progress.total else None
+    return Status("busy", f"{progress.done:,}{of} {progress.doing}", fraction=fraction)
+
+
+def rendered(stream: Generator[Progress, None, Any]) -> Generator[str, None, Any]:
+    """Turn progress into status lines; return what the stream returns."""
+    try:
+        while True:
+            try:
+                yield render_status(status_of(next(stream)))
+            except StopIteration as end:
+                return end.value
+    finally:
+        stream.close()

@@ -11,6 +11,7 @@ All rows denoise in lockstep in one call of the stock pipeline, which runs in a 
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 from chats.config import GenerationConfig
 from chats.generation.events import ImagesEvent, StepEvent
@@ -35,19 +36,26 @@ def generate(
         cancel: set it to stop.
 
     Raises:
+        DeviceBusyError: a training uses the device.
         UserError: the request cannot be met; the text says why and what to do.
     """
-    started = time.perf_counter()
-    with manager.lease(config.model, config.pair, scheduler=config.scheduler) as lease:
-        plan = make_plan(config, lease)
-        painter = Painter(manager, lease, plan.config, cancel=cancel or threading.Event())
-        worker = threading.Thread(target=painter.run, name="generate", daemon=True)
-        worker.start()
-        try:
-            yield from painter.steps()
-        finally:
-            painter.stop.set()
-            worker.join()
+    started, cancel = time.perf_counter(), cancel or threading.Event()
+    manager.find(config.model, config.pair)
+    with ExitStack() as turn:
+        if not turn.enter_context(manager.turns.turn(cancel)):
+            return
+        with manager.lease(config.model, config.pair, scheduler=config.scheduler) as lease:
+            plan = make_plan(config, lease)
+            painter = Painter(manager, lease, plan.config, cancel=cancel, on_end=turn.close)
+            worker = threading.Thread(target=painter.run, name="generate", daemon=True)
+            worker.start()
+            try:
+                yield from painter.steps()
+            finally:
+                painter.stop.set()
+                worker.join()
+        del lease
+        painter.forget_model()
     if painter.error is not None:
         raise painter.error
     if painter.is_done:

@@ -18,7 +18,8 @@ from chats.errors import UserError
 from chats.generation.events import StepEvent
 from chats.generation.noise import starting_noise
 from chats.generation.previews import preview_images
-from chats.models.manager import Lease, ModelManager, free_memory
+from chats.models.manager import Lease, ModelManager
+from chats.models.memory import is_out_of_memory
 
 _QUEUED_EVENTS = 8
 _POLL_SECONDS = 0.05
@@ -34,14 +35,16 @@ class Painter:
         config: GenerationConfig,
         *,
         cancel: threading.Event,
+        on_end: Callable[[], None],
     ) -> None:
         """Prepare the request.
 
         Args:
-            manager: whose device is used, one request at a time.
+            manager: whose device is used; it is this request's turn.
             lease: the model.
             config: what to make, with nothing left open.
             cancel: when set, the work stops within one step; so does setting `stop`.
+            on_end: called when the device is used no more, before the last event is told.
         """
         self.stop = threading.Event()
         self.images: list[Image.Image] = []
@@ -50,6 +53,7 @@ class Painter:
         self.error: BaseException | None = None
         self.is_done = False
         self._manager, self._lease, self._config, self._cancel = manager, lease, config, cancel
+        self._on_end = on_end
         self._max_rows = manager.max_rows
         self._events: queue.Queue[StepEvent | None] = queue.Queue(_QUEUED_EVENTS)
         self._pace = _Pace()
@@ -64,11 +68,17 @@ class Painter:
         while (event := self._events.get()) is not None:
             yield event
 
+    def forget_model(self) -> None:
+        """Let go of the model, which may be dropped while somebody still reads the pictures."""
+        self._lease = None
+
     def run(self) -> None:
         """Make all pictures; leaves the outcome in `images`, `is_done` and `error`."""
         try:
-            with self._device():
+            try:
                 self._paint_all()
+            finally:
+                self._on_end()
             self.is_done = True
         except _Stopped:
             pass
@@ -76,16 +86,6 @@ class Painter:
             self.error = error
         finally:
             self._announce_end()
-
-    @contextmanager
-    def _device(self) -> Iterator[None]:
-        lock = self._manager.execution_lock
-        while not lock.acquire(timeout=_POLL_SECONDS):
-            self._check_wanted()
-        try:
-            yield
-        finally:
-            lock.release()
 
     def _check_wanted(self) -> None:
         if self.stop.is_set() or self._cancel.is_set():
@@ -95,12 +95,13 @@ class Painter:
         rows = self._config.rows
         while len(self.images) < len(rows):
             self._check_wanted()
+            self._max_rows = min(self._max_rows, self._rows_with_room())
             part = rows[len(self.images) : len(self.images) + self._max_rows]
             images = self._paint_if_it_fits(part)
             if images is not None:
                 self.images += images
                 continue
-            free_memory()
+            self._manager.cache.evict_unused(reason="memory ran out while pictures were made")
             if len(part) == 1:
                 raise UserError(_too_large(self._config, device=self._lease.device_name))
             self._max_rows = len(part) // 2
@@ -110,11 +111,34 @@ class Painter:
 
     def _paint_if_it_fits(self, rows: Sequence[Row]) -> list[Image.Image] | None:
         try:
-            return self._paint(rows)
+            with self._working(num_rows=len(rows)):
+                return self._paint(rows)
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         return None
+
+    def _rows_with_room(self) -> int:
+        """Return how many rows denoise at once by what is known of their memory; at least one."""
+        room, for_one = self._manager.cache.room_bytes(), self._expected_bytes(num_rows=1)
+        return max(1, room // for_one) if room is not None and for_one else self._max_rows
+
+    def _expected_bytes(self, *, num_rows: int) -> int:
+        return self._manager.working.expected_bytes(
+            self._lease.family.name,
+            num_pixels=self._config.width * self._config.height,
+            num_rows=num_rows,
+        )
+
+    @contextmanager
+    def _working(self, *, num_rows: int) -> Iterator[None]:
+        """Keep room for what the rows will take, and learn what they took."""
+        family, num_pixels = self._lease.family.name, self._config.width * self._config.height
+        with (
+            self._manager.cache.reserve(self._expected_bytes(num_rows=num_rows)),
+            self._manager.working.measured(family, num_pixels=num_pixels, num_rows=num_rows),
+        ):
+            yield
 
     def _paint(self, rows: Sequence[Row]) -> list[Image.Image]:
         """Call the stock pipeline once for all `rows`."""
@@ -172,7 +196,8 @@ class Painter:
     ) -> tuple[Image.Image, ...]:
         """Preview what is under way after what is done; the last step needs none."""
         every = self._config.preview_every
-        if every == 0 or step % every or step == num_steps:
+        is_whole = self._lease.placement == "resident"
+        if every == 0 or step % every or step == num_steps or not is_whole:
             return ()
         width, height = self._config.width, self._config.height
         current = preview_images(self._lease.pipeline, latents, width=width, height=height)
@@ -233,13 +258,6 @@ def _call_options(
     if "callback_on_step_end" in known:
         return {**options, "callback_on_step_end": modern}
     return {**options, "callback": legacy, "callback_steps": 1}
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    text = str(error)
-    return "can't allocate memory" in text or "out of memory" in text
 
 
 def _too_large(config: GenerationConfig, *, device: str) -> str:

@@ -9,9 +9,16 @@ from diffusers import DiffusionPipeline
 from chats.denoising.families import FAMILIES
 from chats.denoising.sizes import default_size_px
 from chats.errors import UserError
+from chats.models.placement import Placement, Sizes, place
 from chats.pairs import hub, released
 from chats.pairs.pair import Pair, load_pair
-from chats.pairs.weight_files import component_folders, local_folder, read_json, weight_bytes
+from chats.pairs.weight_files import (
+    component_folders,
+    largest_tensor_bytes,
+    local_folder,
+    read_json,
+    weight_bytes,
+)
 from chats.shapes import BASE, SHAPES_MODEL
 
 # The checker that some models bring paints pictures black without a word and costs a gigabyte.
@@ -19,6 +26,9 @@ _LEFT_OUT = {"safety_checker": None, "feature_extractor": None, "requires_safety
 
 # Larger pictures are decoded one by one, in the memory of one; small ones together, twice as fast.
 _DECODED_TOGETHER_PX = 256
+
+# Of a model that is offloaded layer by layer: the one that works, and what it is exchanged with.
+_LAYERS_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -28,14 +38,19 @@ class LoadedModel:
     pipeline: DiffusionPipeline
     own_pair: Pair | None
     """The pair of a model in the released layout, whose pipeline holds one half itself."""
+    placement: Placement
+    """Whether all of it is on the device."""
 
 
-def resolve_model(name: str, *, with_weights: bool = True) -> Path:
+def resolve_model(
+    name: str, *, with_weights: bool = True, on_bytes: hub.OnBytes | None = None
+) -> Path:
     """Return the local folder of a model, fetching it from the Hub where it is not here yet.
 
     Args:
         name: `shapes`, a folder, or a Hub id.
         with_weights: Whether the weights are fetched too, or only the small files.
+        on_bytes: See `chats.pairs.hub.fetch`.
 
     Raises:
         UserError: there is no such model, its family is unknown, or the Hub cannot be reached.
@@ -47,14 +62,16 @@ def resolve_model(name: str, *, with_weights: bool = True) -> Path:
     if hub.is_hub_id(name):
         texts = hub.fetch_texts(name)
         _check_known(texts, name=name)
-        return hub.fetch(name) if with_weights else texts
+        return hub.fetch(name, on_bytes=on_bytes) if with_weights else texts
     raise UserError(
         f"Unknown model {name!r}. Known are: {SHAPES_MODEL} (the embedded one), a folder that "
         "diffusers' save_pretrained wrote, and a Hub id such as owner/name."
     )
 
 
-def load_model(folder: Path, *, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+def load_model(
+    folder: Path, *, device: torch.device, dtype: torch.dtype, placement: Placement = "resident"
+) -> LoadedModel:
     """Load a model, whose files `check_weight_files` has seen, onto a device.
 
     Raises:
@@ -68,8 +85,8 @@ def load_model(folder: Path, *, device: torch.device, dtype: torch.dtype) -> Loa
         else:
             pipeline = _load_stock(folder, dtype=dtype)
         _refuse_non_finite(pipeline, name=folder.name)
-        pipeline = pipeline.to(device)
-    except UserError:
+        place(pipeline, placement, device=device)
+    except (UserError, torch.OutOfMemoryError):
         raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         what = str(error).replace(str(folder), folder.name).strip().splitlines() or [""]
@@ -78,15 +95,35 @@ def load_model(folder: Path, *, device: torch.device, dtype: torch.dtype) -> Loa
         ) from error
     if default_size_px(pipeline) > _DECODED_TOGETHER_PX:
         pipeline.vae.enable_slicing()
-    return LoadedModel(pipeline=pipeline, own_pair=pair)
+    return LoadedModel(pipeline=pipeline, own_pair=pair, placement=placement)
 
 
-def model_bytes(folder: Path, *, dtype: torch.dtype) -> int:
-    """Return the memory that a model's weights will take in `dtype`."""
+def model_sizes(folder: Path, *, dtype: torch.dtype) -> Sizes:
+    """Return the memory that a model's weights will take in `dtype`, read from their headers."""
     size = dtype.itemsize
     if released.is_released(folder):
-        return weight_bytes(folder, bytes_per_float=size)
-    return sum(weight_bytes(part, bytes_per_float=size) for part in component_folders(folder))
+        whole = weight_bytes(folder, bytes_per_float=size)
+        return Sizes(resident=whole, model_offload=whole, group_offload=whole)
+    parts = component_folders(folder)
+    each = [weight_bytes(part, bytes_per_float=size) for part in parts]
+    largest = max((largest_tensor_bytes(part, bytes_per_float=size) for part in parts), default=0)
+    return Sizes(
+        resident=sum(each),
+        model_offload=max(each, default=0),
+        group_offload=min(_LAYERS_AT_ONCE * largest, max(each, default=0)),
+    )
+
+
+def can_be_offloaded(folder: Path, pair_folder: Path | None) -> bool:
+    """Whether parts of a model can wait in main memory: both halves of a full pair must be there.
+
+    Args:
+        folder: the model's.
+        pair_folder: its pair's; none if it has none.
+    """
+    if released.is_released(folder) or pair_folder is None:
+        return not released.is_released(folder)
+    return read_json(pair_folder / "pair.json").get("kind") == "lora"
 
 
 def choose_device(name: str | None) -> torch.device:

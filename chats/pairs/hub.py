@@ -1,10 +1,15 @@
 """Model folders from the Hub: what is fetched, and one clear message for each way it can fail."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from chats.errors import UserError
 from chats.pairs.weight_files import VARIANT_MARKS, local_folder
+
+OnBytes = Callable[[int, int], None]
+"""Is told the bytes that are here and those in all."""
 
 _TEXT_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 _WEIGHT_FILES = ("*/*.safetensors",)
@@ -32,15 +37,20 @@ def fetch_texts(repo_id: str) -> Path:
     return _fetch(repo_id, patterns=_TEXT_FILES)
 
 
-def fetch(repo_id: str) -> Path:
+def fetch(repo_id: str, *, on_bytes: OnBytes | None = None) -> Path:
     """Fetch a repository's configurations and default safetensors, and return its local folder.
 
-    Files that were fetched before are used as they are when the Hub cannot be reached.
+    Files that were fetched before are used as they are when the Hub cannot be reached. What was
+    fetched of a file before an end is not fetched again.
+
+    Args:
+        repo_id: such as `owner/name`.
+        on_bytes: called with the bytes that are here and those in all; what it raises ends it.
 
     Raises:
         UserError: no such repository, no access to it, or the Hub cannot be reached.
     """
-    return _fetch(repo_id, patterns=(*_TEXT_FILES, *_WEIGHT_FILES))
+    return _fetch(repo_id, patterns=(*_TEXT_FILES, *_WEIGHT_FILES), on_bytes=on_bytes)
 
 
 def fetch_files(repo_id: str, patterns: tuple[str, ...], *, instead: str) -> Path:
@@ -69,13 +79,22 @@ def file_at_hand(name: str, file: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def _fetch(repo_id: str, *, patterns: tuple[str, ...], instead: str = _OFFLINE) -> Path:
+def _fetch(
+    repo_id: str,
+    *,
+    patterns: tuple[str, ...],
+    instead: str = _OFFLINE,
+    on_bytes: OnBytes | None = None,
+) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     try:
         return Path(
             snapshot_download(
-                repo_id, allow_patterns=list(patterns), ignore_patterns=list(_LEFT_OUT)
+                repo_id,
+                allow_patterns=list(patterns),
+                ignore_patterns=list(_LEFT_OUT),
+                tqdm_class=None if on_bytes is None else _bar_that_tells(on_bytes),
             )
         )
     except errors.GatedRepoError:
@@ -94,6 +113,27 @@ def _fetch(repo_id: str, *, patterns: tuple[str, ...], instead: str = _OFFLINE) 
         ) from None
     except (errors.HfHubHTTPError, OSError) as error:
         raise UserError(f"{repo_id} could not be fetched: {_first_line(error)}") from None
+
+
+def _bar_that_tells(on_bytes: OnBytes) -> type:
+    """Return a progress bar that draws nothing and tells how many bytes have been written."""
+    from tqdm import tqdm
+
+    class Bar(tqdm):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            # Of the bars of a snapshot, one counts what is written, another what came by wire.
+            is_by_wire = str(options.get("desc")).startswith("Downloading")
+            self._is_of_bytes = options.get("unit") == "B" and not is_by_wire
+            self._num_done = 0
+            options.pop("name", None)
+            super().__init__(*arguments, **{**options, "disable": True})
+
+        def update(self, n: float | None = 1) -> None:
+            if self._is_of_bytes:
+                self._num_done += int(n or 0)
+                on_bytes(self._num_done, int(getattr(self, "total", None) or 0))
+
+    return Bar
 
 
 def _first_line(error: Exception) -> str:

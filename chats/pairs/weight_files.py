@@ -80,12 +80,12 @@ def weight_bytes(folder: Path, *, bytes_per_float: int) -> int:
         folder: a component's folder or a folder of such folders.
         bytes_per_float: size of one floating-point element in the dtype they are loaded in.
     """
-    paths = [path for path in folder.rglob("*.safetensors") if _is_default_variant(path)]
-    return sum(
-        count * (bytes_per_float if dtype in _FLOATS else _BYTES_PER_ELEMENT.get(dtype, 1))
-        for path in paths
-        for dtype, count in _tensors(path)
-    )
+    return sum(_tensor_bytes(folder, bytes_per_float=bytes_per_float))
+
+
+def largest_tensor_bytes(folder: Path, *, bytes_per_float: int) -> int:
+    """Return the memory that the largest tensor under `folder` takes; see `weight_bytes`."""
+    return max(_tensor_bytes(folder, bytes_per_float=bytes_per_float), default=0)
 
 
 def read_json(path: Path) -> dict:
@@ -121,6 +121,14 @@ def _check_safetensors(path: Path, *, name: Path) -> None:
             f"{name} is damaged ({error}). Download or copy it again; an interrupted download "
             "is the usual cause."
         ) from None
+
+
+def _tensor_bytes(folder: Path, *, bytes_per_float: int) -> Iterator[int]:
+    for path in folder.rglob("*.safetensors"):
+        if _is_default_variant(path):
+            for dtype, count in _tensors(path):
+                size = bytes_per_float if dtype in _FLOATS else _BYTES_PER_ELEMENT.get(dtype, 1)
+                yield count * size
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, int]]:

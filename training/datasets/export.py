@@ -10,16 +10,14 @@ from pathlib import Path
 import yaml
 
 from training.datasets.dataset import METADATA, Dataset
-from training.datasets.importing import OnProgress, Progress
 from training.datasets.records import DISK_REMEDY, StoredRow
 from training.disk import disk_errors_explained
+from training.progress import OnProgress, Progress, told_to_nobody
 
 CARD = "README.md"
 
 
-def write_zip(
-    dataset: Dataset, path: Path, *, on_progress: OnProgress = lambda progress: None
-) -> Path:
+def write_zip(dataset: Dataset, path: Path, *, on_progress: OnProgress = told_to_nobody) -> Path:
     """Write the table, the pictures that it names, and a card; what was edited out stays here.
 
     Raises:

@@ -6,8 +6,7 @@ staged beside the data sets and renamed at the end; nothing else is kept of it.
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from training.preferences.bad_rows import BadRows, RowFault
 from training.preferences.hub import read_hub
 from training.preferences.pairs import Picture, PictureFile, PreferencePair
 from training.preferences.read import open_preferences, source_name
+from training.progress import OnProgress, Progress, told_to_nobody
 
 MAX_ROWS = 1_000_000
 MAX_FAULTS = 200
@@ -30,30 +30,12 @@ MAX_SIZES = 12
 LIMITS = ArchiveLimits(num_files=2 * MAX_ROWS + 1000, num_bytes=64 * 2**30)
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far an import or a check is."""
-
-    doing: str
-    """What is being counted, such as `rows checked`."""
-
-    done: int
-    """How many."""
-
-    total: int | None = None
-    """Of how many; none if that is not known."""
-
-
-OnProgress = Callable[[Progress], None]
-"""Is told every so often; what it raises ends the work, and nothing of it is left."""
-
-
 def import_file(
     store: DatasetStore,
     settings: DataSettings,
     *,
     name: str = "",
-    on_progress: OnProgress = lambda progress: None,
+    on_progress: OnProgress = told_to_nobody,
 ) -> Dataset:
     """Import a zip, a parquet file or a folder of this machine.
 
@@ -84,7 +66,7 @@ def import_hub(
     settings: DataSettings,
     *,
     name: str = "",
-    on_progress: OnProgress = lambda progress: None,
+    on_progress: OnProgress = told_to_nobody,
 ) -> Dataset:
     """Import the first `max_pairs` of a data set on the Hub.
 
@@ -120,7 +102,7 @@ def checked_hub_id(repo_id: str) -> str:
     return repo_id
 
 
-def validate(dataset: Dataset, *, on_progress: OnProgress = lambda progress: None) -> Report:
+def validate(dataset: Dataset, *, on_progress: OnProgress = told_to_nobody) -> Report:
     """Look again at every row and picture that is stored, as an import does."""
     rows = dataset.rows()
     bad_rows, sizes = BadRows(max_listed=MAX_FAULTS), Counter[str]()

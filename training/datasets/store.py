@@ -148,6 +148,14 @@ class DatasetStore:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def dataset_name(folder: Path) -> str:
+    """Return what people call the data in a folder: its name here, or that of the folder."""
+    try:
+        return Dataset(folder).record().name
+    except (OSError, ValueError):
+        return folder.name
+
+
 def _write(path: Path, model: FrozenSettings) -> None:
     write_atomically(path, model.model_dump_json(indent=1) + "\n", remedy=DISK_REMEDY)
 

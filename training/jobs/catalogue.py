@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from training.jobs.reading import newest_values
 from training.jobs.states import FINAL
 from training.jobs.summary import JobSummary
 from training.run import Metrics
+from training.scoring.record import RunScore, read_score
 
 _RESTS_AFTER_SECONDS = 2.0
 """A folder that was changed later than this may change again within one tick of its clock."""
@@ -25,14 +27,18 @@ class RunEntry:
     Attributes:
         summary: What becomes of it.
         config: Its settings; none if they can't be read.
+        data: What people call its data; empty if its settings can't be read.
         newest: The newest value of each of its metrics.
         has_pair: Whether it is finished and its pair is there.
+        score: What its pair scored, or how far that is; none if nobody asked.
     """
 
     summary: JobSummary
     config: TrainingConfig | None
+    data: str
     newest: Metrics
     has_pair: bool
+    score: RunScore | None
 
     @property
     def id(self) -> str:
@@ -51,11 +57,15 @@ class RunCatalogue:
     Whatever changes such a run replaces one of its files, which changes the time of its folder.
     """
 
-    def __init__(self, console: JobConsole) -> None:
+    def __init__(
+        self, console: JobConsole, *, data_name: Callable[[Path], str] = lambda folder: folder.name
+    ) -> None:
+        """Take the queue, and what says how people call the data in a folder."""
         self._console = console
+        self._data_name = data_name
         self._lock = threading.Lock()
         self._resting: dict[str, tuple[int, RunEntry]] = {}
-        self._configs: dict[str, TrainingConfig] = {}
+        self._configs: dict[str, tuple[TrainingConfig, str]] = {}
 
     def entries(self) -> tuple[RunEntry, ...]:
         """Return all runs, the newest first."""
@@ -86,6 +96,16 @@ class RunCatalogue:
             if entry.has_pair and entry.config and is_same_model(entry.config.model.base, base)
         )
 
+    def user_of(self, device: str) -> str | None:
+        """Say in words which run trains on a device; none if none does."""
+        for entry in self.entries():
+            run = entry.summary
+            if run.state in ("running", "stopping") and device in run.devices:
+                since = f"started {run.started.astimezone():%-d %b %H:%M}, " if run.started else ""
+                of = f" of {run.num_steps}" if run.num_steps else ""
+                return f"run {run.id} ({since}step {run.step}{of})"
+        return None
+
     def _entry(self, run_id: str) -> RunEntry | None:
         """Return a run, none if it is deleted meanwhile."""
         try:
@@ -97,24 +117,29 @@ class RunCatalogue:
         except (UserError, FileNotFoundError):
             return None
         is_old = time.time() - changed / 1e9 > _RESTS_AFTER_SECONDS
-        if not entry.is_active and is_old:
+        is_scored = entry.score is not None and entry.score.state == "running"
+        if not entry.is_active and not is_scored and is_old:
             self._resting[run_id] = (changed, entry)
         return entry
 
     def _look(self, run_id: str) -> RunEntry:
         summary, run = self._console.get(run_id), self._console.directory(run_id)
+        config, data = self._config(run_id)
         return RunEntry(
             summary=summary,
-            config=self._config(run_id),
+            config=config,
+            data=data,
             newest=newest_values(run.metrics),
+            score=read_score(run),
             has_pair=summary.state == "succeeded" and (run.pair / "pair.json").is_file(),
         )
 
-    def _config(self, run_id: str) -> TrainingConfig | None:
+    def _config(self, run_id: str) -> tuple[TrainingConfig | None, str]:
         if run_id not in self._configs:
             with contextlib.suppress(UserError):
-                self._configs[run_id] = self._console.config(run_id)
-        return self._configs.get(run_id)
+                config = self._console.config(run_id)
+                self._configs[run_id] = (config, self._data_name(config.data.path))
+        return self._configs.get(run_id, (None, ""))
 
 
 def is_same_model(one: str, other: str) -> bool:

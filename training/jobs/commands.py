@@ -9,7 +9,8 @@ from typing import Annotated
 import tyro
 from pydantic import Field
 
-from training.config import LaunchSettings, TrainingConfig, parse_command_line
+from training.config import TrainingConfig, parse_command_line
+from training.hardware import HardwareSettings
 from training.jobs.console import JobConsole, JobSettings, WorkspaceSettings
 from training.jobs.states import FINAL
 from training.jobs.summary import JobSummary
@@ -21,14 +22,11 @@ _PROGRAM = "python -m training"
 RunId = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ID")]
 
 
-class SubmitSettings(WorkspaceSettings, LaunchSettings):
+class SubmitSettings(WorkspaceSettings, HardwareSettings):
     """Put a training into the queue; all settings of a training may follow, as without `submit`.
 
     Its run gets a folder of its own below the workspace, whatever run.output says.
     """
-
-    device: str | None = None
-    """`cpu`, or `cuda:` and a GPU's UUID; none means the one with the shortest queue."""
 
 
 @dataclass(frozen=True)

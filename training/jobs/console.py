@@ -249,6 +249,14 @@ class JobConsole:
         """
         return self._workspace.find(run_id).run
 
+    def unchanged(self) -> contextlib.AbstractContextManager[None]:
+        """Keep everybody from starting, resuming and deleting runs within.
+
+        Raises:
+            UserError: Somebody else keeps the queue for too long, or it can't be written to.
+        """
+        return self._workspace.queue()
+
     def reconcile(self) -> tuple[str, ...]:
         """Put right what happened while nobody looked; to be called once at the start.
 

@@ -1,26 +1,10 @@
-"""The devices of this machine, found without torch, and which of them a training gets."""
+"""Which of this machine's devices a training gets."""
 
 import os
-import platform
-import shutil
-import subprocess
 from collections.abc import Mapping
 
 from chats.errors import UserError
 from training.launch import Engine
-
-_ASK_SECONDS = 20
-
-
-def machine_devices() -> dict[str, str]:
-    """Return names and titles of the devices that trainings can have here, the best first.
-
-    CUDA_VISIBLE_DEVICES narrows the GPUs, as it does for torch.
-    """
-    found = dict(_visible(_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")))
-    if platform.system() == "Darwin" and platform.machine() == "arm64":
-        found["mps"] = "the Apple GPU"
-    return found | {"cpu": "the CPU"}
 
 
 def choose_devices(
@@ -31,7 +15,7 @@ def choose_devices(
     Args:
         engine: How its processes are started.
         wanted: A device by its name; none lets the queues decide.
-        available: What `machine_devices` found.
+        available: What `chats.devices.machine_devices` found.
         load: Runs that wait for each device or keep it.
 
     Raises:
@@ -71,40 +55,6 @@ def _wanted(name: str, engine: Engine, available: Mapping[str, str]) -> tuple[st
     if engine.num_processes > 1 and name != "cpu":
         raise UserError(f"{engine.num_processes} processes need a GPU each: leave out --device.")
     return (name,)
-
-
-def _gpus() -> list[tuple[str, str]]:
-    """Return the UUID and the title of every NVIDIA GPU, in the order of the bus."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
-    command = [program, "--query-gpu=uuid,name", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_ASK_SECONDS, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return []
-    rows = [line.partition(",") for line in done.stdout.splitlines()]
-    return [(uuid.strip(), name.strip()) for uuid, _, name in rows if uuid.startswith("GPU-")]
-
-
-def _visible(gpus: list[tuple[str, str]], variable: str | None) -> list[tuple[str, str]]:
-    """Keep what CUDA_VISIBLE_DEVICES lets through: numbers, or (the start of) UUIDs."""
-    named = [(f"cuda:{uuid}", title) for uuid, title in gpus]
-    if variable is None:
-        return named
-    found = []
-    for entry in (each.strip() for each in variable.split(",")):
-        if entry.isdecimal() and int(entry) < len(named):
-            found.append(named[int(entry)])
-        elif entry.startswith("MIG-"):
-            found.append((f"cuda:{entry}", "a part of a GPU"))
-        elif entry.startswith("GPU-"):
-            found += [each for each in named if each[0].startswith(f"cuda:{entry}")]
-        else:
-            break  # CUDA stops at the first that it does not know
-    return found
 
 
 def _is_true(value: str | None) -> bool:

@@ -13,9 +13,10 @@ from pathlib import Path
 import psutil
 
 import training
+from chats.devices import machine_devices
 from chats.errors import UserError
 from training.disk import disk_errors_explained
-from training.jobs.devices import choose_devices, device_variables, machine_devices
+from training.jobs.devices import choose_devices, device_variables
 from training.jobs.launchers import Report
 from training.jobs.processes import (
     find_process,

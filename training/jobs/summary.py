@@ -45,6 +45,7 @@ class JobSummary:
         ended: When it ended.
         devices: What it trains on, or waits for.
         engine: What starts its processes; none: one process.
+        num_processes: How many there are.
         launcher: Who starts it.
     """
 
@@ -60,6 +61,7 @@ class JobSummary:
     ended: datetime | None
     devices: tuple[str, ...]
     engine: str | None
+    num_processes: int
     launcher: str
 
     @property
@@ -99,6 +101,7 @@ def summarise(folder: JobFolder, launcher: Launcher) -> JobSummary:
         ended=status.updated if status.state in FINAL else None,
         devices=job.devices,
         engine=job.engine,
+        num_processes=job.num_processes,
         launcher=job.launcher,
     )
 
@@ -119,6 +122,7 @@ def damaged_summary(folder: JobFolder, error: UserError) -> JobSummary:
         ended=None,
         devices=(),
         engine=None,
+        num_processes=1,
         launcher="here",
     )
 

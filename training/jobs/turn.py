@@ -12,8 +12,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
+from chats.devices import CPU, DeviceLock, taken
 from chats.errors import UserError
 from training.disk import disk_errors_explained
 from training.jobs.here import lives_here
@@ -90,20 +91,33 @@ def _queued_again(folder: JobFolder, job: Job) -> Job:
 def _devices_kept(folder: JobFolder, job: Job) -> Iterator[None]:
     """Wait for every run before this one, then for the devices; keep them to the end."""
     workspace = Workspace.of(folder.run)
+    locks = [workspace.device_lock(device) for device in job.devices]
     said = ""
-    while True:
-        _end_if_asked(folder)
-        before = _before(folder, job, workspace)
-        with contextlib.ExitStack() as locks:
-            is_ours = not before and _all_taken([*map(workspace.device_lock, job.devices)], locks)
-            if is_ours:
+    with contextlib.ExitStack() as doors, contextlib.ExitStack() as devices:
+        while True:
+            _end_if_asked(folder)
+            before = _before(folder, job, workspace)
+            holder = _holder(folder, job, workspace)
+            if not before and _is_ours(locks, doors, devices):
+                doors.close()
                 yield
                 return
-        reason = _reason(folder, job, before, workspace)
-        if reason != said:
-            folder.run.update_status(message=reason)
-            said = reason
-        _wait_for_change(before, folder)
+            if before or holder:
+                doors.close()  # pictures may be made until the run that holds a device has ended
+            reason = _reason(job, before, holder)
+            if reason != said:
+                folder.run.update_status(message=reason)
+                said = reason
+            _wait_for_change(before, folder)
+
+
+def _is_ours(
+    locks: list[DeviceLock], doors: contextlib.ExitStack, devices: contextlib.ExitStack
+) -> bool:
+    """Take the doors, which are kept, and then the devices, all or none."""
+    is_next = all(lock.door.is_locked for lock in locks)
+    is_next = is_next or _all_taken([lock.door for lock in locks], doors)
+    return is_next and _all_taken([lock.device for lock in locks], devices)
 
 
 def _before(folder: JobFolder, job: Job, workspace: Workspace) -> list[JobFolder]:
@@ -126,19 +140,20 @@ def _all_taken(locks: list[FileLock], held: contextlib.ExitStack) -> bool:
     """Take all locks or none."""
     for lock in locks:
         with disk_errors_explained(Path(lock.lock_file)):
-            try:
-                held.enter_context(lock.acquire(timeout=0))
-            except Timeout:
+            if not taken(lock):
                 held.close()
                 return False
+        held.callback(lock.release)
     return True
 
 
-def _reason(folder: JobFolder, job: Job, before: list[JobFolder], workspace: Workspace) -> str:
-    device = "the CPU" if job.devices == ("cpu",) else "its device"
-    reason = f"Waiting for {device}"
-    if holder := _holder(folder, job, workspace):
+def _reason(job: Job, before: list[JobFolder], holder: str | None) -> str:
+    is_on_cpu = job.devices == (CPU,)
+    reason = "Waiting for the CPU" if is_on_cpu else "Waiting for its device"
+    if holder:
         reason += f": {holder} trains on it"
+    elif not is_on_cpu and not before:
+        reason += ": pictures are being made on it"
     if before:
         reason += f"; {len(before)} before this one, the next is {before[0].id}"
     return reason + "."
@@ -150,7 +165,8 @@ def _holder(folder: JobFolder, job: Job, workspace: Workspace) -> str | None:
             status, place = other.run.stored_status(), other.job()
             if other.id == folder.id or status is None or place is None:
                 continue
-            if status.state in _UNFINISHED[2:] and set(place.devices) & set(job.devices):
+            is_on_ours = set(place.devices) & set(job.devices)
+            if status.state in _UNFINISHED[2:] and is_on_ours and lives_here(other):
                 return other.id
     return None
 

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from pydantic import AwareDatetime, Field, ValidationError
 
 from chats.config import FrozenSettings
+from chats.devices import DeviceLock, device_lock
 from chats.errors import UserError, explain_validation
 from training.config import TrainingConfig
 from training.disk import disk_errors_explained, read_if_there, sync, write_atomically
@@ -214,11 +215,10 @@ class Workspace:
         finally:
             lock.release()
 
-    def device_lock(self, device: str) -> FileLock:
+    def device_lock(self, device: str) -> DeviceLock:
         """Return the lock of a device, which the trainer on it holds."""
         with disk_errors_explained(self.path):
-            name = device.replace("cuda:GPU-", "gpu-").replace("cuda:", "gpu-")
-            return FileLock(self._locks() / f"{name}.lock")
+            return device_lock(self._locks(), device)
 
     def _locks(self) -> Path:
         locks = self.path / "locks"

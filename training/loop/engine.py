@@ -1,9 +1,11 @@
 """The engine of accelerate that a process was started with: what it may do, and what it needs."""
 
+import contextlib
 import functools
-import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -21,8 +23,8 @@ from chats.errors import UserError
 from chats.objective import Prediction
 from training.config import TrainingConfig
 from training.loop.pair_model import PairModel
-
-logger = logging.getLogger(__name__)
+from training.loop.sharding import whole
+from training.loop.zero import zero_plugin
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
@@ -31,12 +33,12 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     Raises:
         UserError: The engine is not supported, or not with these settings.
     """
-    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
-        raise UserError("DeepSpeed is not supported. Start with training/engines/fsdp.yaml.")
-    plugin = _sharding_plugin()
+    plugin, zero = _sharding_plugin(), zero_plugin(config)
     accelerator = Accelerator(
-        mixed_precision=config.run.mixed_precision,
+        # DeepSpeed would round the weights themselves; see `autocast`.
+        mixed_precision="no" if zero else config.run.mixed_precision,
         fsdp_plugin=plugin,
+        deepspeed_plugin=zero,
         gradient_accumulation_plugin=GradientAccumulationPlugin(
             num_steps=config.optimizer.gradient_accumulation,
             # Gradients that wait for the last forward would be whole in every process.
@@ -49,14 +51,34 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     return accelerator
 
 
+def autocast(accelerator: Accelerator, mixed_precision: str) -> AbstractContextManager:
+    """Return where forwards are made: in the run's number format, the weights in 32 bits."""
+    if accelerator.distributed_type != DistributedType.DEEPSPEED:
+        return accelerator.autocast()
+    return torch.autocast(
+        accelerator.device.type, dtype=torch.bfloat16, enabled=mixed_precision == "bf16"
+    )
+
+
 def prepare(
-    accelerator: Accelerator, pair_model: PairModel, optimizer: torch.optim.Optimizer
+    accelerator: Accelerator,
+    pair_model: PairModel,
+    optimizer: torch.optim.Optimizer,
+    *,
+    mixed_precision: str,
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Return both as the engine wants them; with FSDP2 the weights are shared out here.
 
     Raises:
         UserError: The denoiser does not say which of its blocks can be shared out.
     """
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        # DeepSpeed refuses other layouts, as FSDP does; channels last is only faster.
+        pair_model.to(memory_format=torch.contiguous_format)
+        pair_model.forward = _in_number_format(
+            pair_model.forward, functools.partial(autocast, accelerator, mixed_precision)
+        )
+        return accelerator.prepare(pair_model, optimizer)
     if not accelerator.is_fsdp2:
         return accelerator.prepare(pair_model, optimizer)
     plugin = accelerator.state.fsdp_plugin
@@ -67,21 +89,46 @@ def prepare(
             "Choose the engine ddp."
         )
     plugin.transformer_cls_names_to_wrap = blocks
-    # FSDP refuses other layouts; channels last is only faster.
     pair_model.to(memory_format=torch.contiguous_format)
     model, optimizer = accelerator.prepare(pair_model, optimizer)
     if accelerator.device.type == "cpu":
         model.set_force_sum_reduction_for_comms(True)  # gloo can add, but not average
-    model.forward = _in_number_format(model.forward, accelerator)
+    model.forward = _in_number_format(model.forward, accelerator.autocast)
     model.register_forward_hook(_let_go)
     return model, optimizer
 
 
-def can_paint(accelerator: Accelerator) -> bool:
-    """Say whether a denoiser can be called by itself, as pictures on the way need it."""
-    if accelerator.is_fsdp2:
-        logger.warning("No sample pictures: the models are shared out. The pair can be sampled.")
-    return not accelerator.is_fsdp2
+def clip_gradients(accelerator: Accelerator, model: nn.Module, *, max_norm: float) -> float:
+    """Shorten the gradients that are longer; returns their length before, of all processes' parts.
+
+    DeepSpeed has shortened them and updated the weights already, in the window's last backward. Of
+    gradients that are not finite it tells inf, and leaves the weights as they were.
+    """
+    norm = accelerator.clip_grad_norm_(model.parameters(), max_norm)
+    return norm if isinstance(norm, float) else whole(norm).item()
+
+
+@contextlib.contextmanager
+def called_one_by_one(pair_model: PairModel) -> Iterator[None]:
+    """Let the denoisers be called by themselves meanwhile, as pictures on the way need it.
+
+    With FSDP2 only a forward of the whole model gathers the weights that are in no block, so each
+    call goes through it; every process must make the same calls.
+    """
+    if not isinstance(pair_model, FSDPModule):
+        yield
+        return
+    forward = pair_model.forward
+    denoisers = [*pair_model.denoisers.values()]
+    pair_model.forward = lambda call: call()
+    for denoiser in denoisers:
+        denoiser.forward = _through(pair_model, denoiser.forward)
+    try:
+        yield
+    finally:
+        pair_model.forward = forward
+        for denoiser in denoisers:
+            del denoiser.forward
 
 
 def num_gathered(pair_model: PairModel) -> int:
@@ -133,8 +180,6 @@ def _check_engine(accelerator: Accelerator, config: TrainingConfig) -> None:
         )
     if config.optimizer.compile:
         raise UserError("Compiled blocks can't be shared out. Set optimizer.compile to false.")
-    if config.samples.every:
-        raise UserError("Shared out models can't make sample pictures. Set samples.every to 0.")
     if config.run.mixed_precision == "fp16":
         raise UserError(
             "fp16 is not supported with FSDP. Set run.mixed_precision to bf16, or to no."
@@ -162,12 +207,22 @@ def _let_go(model: nn.Module, inputs: object, outputs: object) -> None:
                 module.reshard()
 
 
-def _in_number_format(forward: Callable, accelerator: Accelerator) -> Callable:
-    """Do what accelerate does to models that are not shared out."""
+def _through(model: nn.Module, forward: Callable) -> Callable:
+    @functools.wraps(forward)
+    def run(*args: Any, **arguments: Any) -> Any:
+        return model(functools.partial(forward, *args, **arguments))
+
+    return run
+
+
+def _in_number_format(
+    forward: Callable, autocast: Callable[[], AbstractContextManager]
+) -> Callable:
+    """Do what accelerate does to models that it wraps itself."""
 
     @functools.wraps(forward)
     def run(*args: object, **arguments: object) -> dict[Prediction, Tensor]:
-        with accelerator.autocast():
+        with autocast():
             outputs = forward(*args, **arguments)
         # Copies: an operation in place on a view would lose FSDP's hook for the backward.
         return {name: each.float().clone() for name, each in outputs.items()}

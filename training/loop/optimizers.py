@@ -19,7 +19,7 @@ def make_optimizer(
     """Return the optimizer that the settings name.
 
     Raises:
-        UserError: It needs a library or a device that is not here.
+        UserError: It needs a library that is not here.
     """
     shared = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
     if settings.name == "adamw":
@@ -31,13 +31,17 @@ def make_optimizer(
         return Adafactor(
             parameters, relative_step=False, scale_parameter=False, clip_threshold=1.0, **shared
         )
-    if importlib.util.find_spec("bitsandbytes") is None or not torch.cuda.is_available():
+    if importlib.util.find_spec("bitsandbytes") is None:
         raise UserError(
-            "optimizer.name adamw-8bit needs bitsandbytes (pip install bitsandbytes) and a GPU. "
+            "optimizer.name adamw-8bit needs bitsandbytes (pip install -r requirements-8bit.txt). "
             "Choose adamw or adafactor."
         )
     import bitsandbytes
 
+    parameters = [*parameters]
+    for parameter in parameters:
+        # It lays weights out so itself in its first step, but not the averages made before.
+        parameter.data = parameter.data.contiguous()
     return bitsandbytes.optim.AdamW8bit(parameters, betas=settings.betas, **shared)
 
 

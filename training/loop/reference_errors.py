@@ -26,6 +26,7 @@ from training.data.batches import BatchSource, DrawSettings, ShuffledPairs, Unfi
 from training.data.cache import module_hash
 from training.data.draws import PairBatch
 from training.data.shards import ShardStore, StoredRows
+from training.loop.engine import autocast
 from training.loop.losses import noised
 from training.loop.noise import NoiseSchedule
 from training.loop.pair_model import PairModel
@@ -69,6 +70,7 @@ class ReferenceErrors:
         *,
         schedule: NoiseSchedule,
         accelerator: Accelerator,
+        mixed_precision: str,
         num_batches: int,
     ) -> None:
         """Compute what is not kept yet, each process its share, and read all of it.
@@ -76,7 +78,8 @@ class ReferenceErrors:
         Args:
             model: Holds the reference, which is brought to the device.
             schedule: The noise levels, on the device.
-            accelerator: Knows device, number format and the other processes.
+            accelerator: Knows the device and the other processes.
+            mixed_precision: The run's number format.
             num_batches: Of all processes in the whole training.
 
         Raises:
@@ -103,6 +106,7 @@ class ReferenceErrors:
                     model,
                     schedule=schedule,
                     accelerator=accelerator,
+                    mixed_precision=mixed_precision,
                 )
                 for block in mine[start : start + _BLOCKS_AT_ONCE]
             }
@@ -132,13 +136,14 @@ class ReferenceErrors:
         *,
         schedule: NoiseSchedule,
         accelerator: Accelerator,
+        mixed_precision: str,
     ) -> Tensor:
         """Return the errors of batches, float32 `(len(numbers), K, B)`."""
         rows = []
         for number in numbers:
             batch = self._dataset.load(number, self._settings)().to(accelerator.device)
             noisy, targets = noised(batch, schedule)
-            with accelerator.autocast():
+            with autocast(accelerator, mixed_precision):
                 outputs = model.predict_reference(
                     noisy, schedule.timesteps[batch.levels], batch.conditions
                 )
@@ -179,7 +184,7 @@ def reference_errors(
         base: The denoiser that the reference was made from.
         schedule: The noise levels, on the device.
         settings: How this process draws its batches.
-        accelerator: Knows device, number format and the other processes.
+        accelerator: Knows the device and the other processes.
 
     Raises:
         UserError: The objective has no reference, the pairs are not in a cache, or the cache can't
@@ -218,6 +223,7 @@ def reference_errors(
         model,
         schedule=schedule,
         accelerator=accelerator,
+        mixed_precision=config.run.mixed_precision,
         num_batches=num_micro_steps * settings.num_processes,
     )
     return found

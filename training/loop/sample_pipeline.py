@@ -13,6 +13,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
+from chats.denoising.calls import plain_encoding
 from chats.denoising.families import Family, family_of
 from chats.denoising.schedulers import build_scheduler
 from training.config import SampleSettings
@@ -69,8 +70,7 @@ def encode_samples(prompts: Sequence[str], pipeline: DiffusionPipeline) -> Sampl
         parts = pipeline.encode_prompt(
             prompt=[prompt],
             device=pipeline.text_encoder.device,
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=False,
+            **plain_encoding(pipeline.encode_prompt),
             **family_of(pipeline).encode_arguments,
         )
         encoded[prompt] = tuple(part.cpu() if torch.is_tensor(part) else part for part in parts)

@@ -23,11 +23,13 @@ from chats.generation.noise import starting_noise
 from chats.generation.painter import plain_options
 from chats.generation.pipeline import guidance
 from chats.generation.png import save_png
-from chats.models.manager import free_memory
+from chats.models.memory import free_memory
 from chats.pairs.pair import Pair, PairMetadata
 from training.config import TrainingConfig
+from training.loop.engine import autocast, called_one_by_one
 from training.loop.pair_model import PairModel
 from training.loop.sample_pipeline import SamplePrompts, pipeline_around
+from training.loop.sharding import is_shared_out
 from training.run import RunDirectory, Sample
 
 logger = logging.getLogger(__name__)
@@ -72,7 +74,8 @@ class Sampler:
     def paint(self, step: int, *, with_base: bool) -> None:
         """Make and write the pictures of a step.
 
-        Too little memory for them is logged and no more: the training goes on without them.
+        Too little memory for them is logged and no more: the training goes on without them, unless
+        processes share the models out.
 
         Args:
             step: Optimizer steps done.
@@ -80,12 +83,14 @@ class Sampler:
         """
         rows = self._base_rows() if with_base else []
         try:
-            with torch.no_grad(), self._accelerator.autocast(), self._decoder_here():
+            with torch.no_grad(), self._autocast(), self._models_here():
                 samples = [
                     *self._painted(rows, step=step, pair=None),
                     *self._painted(self._trained_rows(), step=step, pair=self._pair()),
                 ]
         except torch.OutOfMemoryError as error:
+            if is_shared_out(self._pair_model):
+                raise  # the other processes wait for this one's part of the weights
             logger.warning(
                 "Step %d: no sample pictures, there is too little memory for them. Lower "
                 "optimizer.batch_size, which is how many are made at once, or set samples.every "
@@ -197,9 +202,18 @@ class Sampler:
         save_png(image, self._run.samples / sample.file, config=config)
         return sample
 
+    @contextlib.contextmanager
+    def _models_here(self) -> Iterator[None]:
+        with called_one_by_one(self._pair_model), self._decoder_here():
+            yield
+
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        return autocast(self._accelerator, self._config.run.mixed_precision)
+
     @property
     def _device(self) -> torch.device:
-        return self._accelerator.device
+        """The weights' own: a move from cpu to cpu:0 would part FSDP from what it shared out."""
+        return next(self._pair_model.parameters()).device
 
     @contextlib.contextmanager
     def _decoder_here(self) -> Iterator[None]:

@@ -16,6 +16,7 @@ from training.loop.engine import make_accelerator
 from training.loop.log import log_file
 from training.loop.state import check_same_training
 from training.loop.trackers import check_trackers, trackers_told
+from training.loop.zero import require_deepspeed
 from training.run import RunDirectory
 
 logger = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ def training_session(config: TrainingConfig) -> Iterator[Session]:
         UserError: The folder holds another or a finished run, or the settings ask for what is not
             there.
     """
+    require_deepspeed()
     _check_run(config.run)
     check_trackers(config.run.trackers)
     accelerator = make_accelerator(config)

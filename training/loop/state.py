@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from chats.errors import UserError
 from training.changes import flat_settings
 from training.config import TrainingConfig
+from training.loop import zero
 from training.loop.checkpoints import (
     newest_checkpoint,
     optimizer_tensors,
@@ -56,7 +57,10 @@ class TrainingState:
             UserError: The disk refuses it; earlier checkpoints stay.
         """
         is_writer = PartialState().is_main_process
-        optimizer, settings = optimizer_tensors(self.optimizer)
+        held = self.optimizer
+        if zero.is_zero(held):
+            held = zero.by_parameter(held, [*self._trained().values()], keep=is_writer)
+        optimizer, settings = optimizer_tensors(held)
         tensors = {"model": self._weights(), "optimizer": optimizer}
         if self.average is not None:
             tensors["average"] = dict(zip(self._weights(), self.average.values, strict=True))
@@ -90,7 +94,7 @@ class TrainingState:
                 f"{self.num_pairs}. Give it the same data, or set run.output to a new folder."
             )
         _copy(tensors["model"], self._weights())
-        restore_optimizer(self.optimizer, tensors["optimizer"], state["optimizer"])
+        self._restore_optimizer(tensors["optimizer"], state["optimizer"])
         if self.average is not None:
             _copy(tensors["average"], dict(zip(self._weights(), self.average.values, strict=True)))
         if self.scaler is not None and state["scaler"] is not None:
@@ -98,12 +102,19 @@ class TrainingState:
         self.window.restore(state.get("window", []))
         return checkpoint.step
 
+    def _restore_optimizer(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        if not zero.is_zero(self.optimizer):
+            return restore_optimizer(self.optimizer, tensors, state)
+        parameters = [*self._trained().values()]
+        held = zero.without_state(self.optimizer, parameters)
+        restore_optimizer(held, tensors, state)
+        return zero.take_up(self.optimizer, parameters, held)
+
     def _weights(self) -> dict[str, Tensor]:
-        return {
-            name: each.detach()
-            for name, each in self.model.named_parameters()
-            if each.requires_grad
-        }
+        return {name: each.detach() for name, each in self._trained().items()}
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return {name: each for name, each in self.model.named_parameters() if each.requires_grad}
 
 
 def check_same_training(config: TrainingConfig, run: RunDirectory) -> None:

@@ -25,7 +25,7 @@ from training.data.opening import open_batches, open_held_out
 from training.loop.batch_loader import BatchLoader
 from training.loop.checkpoints import StopRequested
 from training.loop.compiling import compile_blocks
-from training.loop.engine import can_paint, prepare
+from training.loop.engine import clip_gradients, prepare
 from training.loop.losses import any_of, gathered, loss_terms
 from training.loop.metrics import MetricsWindow
 from training.loop.noise import NoiseSchedule
@@ -43,7 +43,6 @@ from training.loop.session import (
     TrainingStoppedError,
     training_session,
 )
-from training.loop.sharding import whole
 from training.loop.state import TrainingState
 from training.loop.validation import DRAWS_SEED, Validation, read_sides
 from training.preferences.stream import PairStream
@@ -195,8 +194,9 @@ def _do_steps(
         pair_model.enable_gradient_checkpointing()
     if settings.compile:
         compile_blocks(pair_model, device=accelerator.device)
+    optimizer = make_optimizer(pair_model.trained_parameters(), settings)
     model, optimizer = prepare(
-        accelerator, pair_model, make_optimizer(pair_model.trained_parameters(), settings)
+        accelerator, pair_model, optimizer, mixed_precision=config.run.mixed_precision
     )
     pair_model = accelerator.unwrap_model(model)
     average = None
@@ -240,7 +240,7 @@ def _do_steps(
             terms_of=terms_of,
             accelerator=accelerator,
         )
-    if prompts is not None and can_paint(accelerator):
+    if prompts is not None:
         sampler = Sampler(
             prompts,
             config=config,
@@ -286,8 +286,7 @@ def _do_steps(
                 _require_finite(seen.loss.mean().item(), name="loss", step=step)
                 accelerator.backward(terms.loss.mean())
             window.add_forward(seen)
-        norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-        grad_norm = whole(norm).item()
+        grad_norm = clip_gradients(accelerator, model, max_norm=settings.max_grad_norm)
         # With fp16 the scaler meets infinite gradients itself: it skips the step and scales less.
         if accelerator.scaler is None:
             _require_finite(grad_norm, name="gradient's norm", step=step)

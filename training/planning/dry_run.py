@@ -8,7 +8,7 @@ import psutil
 import torch
 import yaml
 
-from chats.models.loading import model_bytes, resolve_model
+from chats.models.loading import model_sizes, resolve_model
 from chats.objective import OBJECTIVES
 from chats.pairs.hub import is_hub_id
 from training.config import DryRunSettings, TrainingConfig
@@ -82,7 +82,7 @@ def memory_report(config: TrainingConfig, engine: Engine) -> MemoryReport:
         UserError: There is no such base model, or it can't be trained with these settings.
     """
     folder = resolve_model(config.model.base, with_weights=False)
-    pipeline_bytes = model_bytes(folder, dtype=torch.float32)
+    pipeline_bytes = model_sizes(folder, dtype=torch.float32).resident
     found = footprint(config, folder)
     memory = memory_estimate(
         trained=found.trained,
@@ -91,6 +91,7 @@ def memory_report(config: TrainingConfig, engine: Engine) -> MemoryReport:
         settings=config.optimizer,
         num_processes=engine.num_processes,
         num_gathered=found.num_gathered if engine.shares_out else None,
+        shares_states=engine.shares_states,
     )
     device = _device(engine)
     parts = {

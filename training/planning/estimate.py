@@ -18,6 +18,10 @@ _ADAM_32_BITS_BELOW = 4096
 """Parameters with fewer elements keep 32-bit averages in 8-bit AdamW."""
 
 
+_ZERO_BUCKET = 500_000_000
+"""Gradients that DeepSpeed collects before it sends them, at most."""
+
+
 @dataclass(frozen=True)
 class MemoryEstimate:
     """Bytes that one process holds on its device, by part.
@@ -118,6 +122,7 @@ def memory_estimate(
     settings: OptimizerSettings,
     num_processes: int = 1,
     num_gathered: int | None = None,
+    shares_states: bool = False,
 ) -> MemoryEstimate:
     """Return what one process holds after a forward; each process holds as much.
 
@@ -129,6 +134,8 @@ def memory_estimate(
         num_processes: Processes of the training.
         num_gathered: Where they share the models out, how many weights and gradients are whole at
             a time; none means that every process holds all of the models.
+        shares_states: Whether they share gradients and optimizer out as ZeRO-2 does, which keeps a
+            second copy of each part of the weights.
     """
     num_trained = sum(math.prod(shape) for shape in trained)
     size = _WEIGHT_BYTES * num_trained
@@ -136,10 +143,15 @@ def memory_estimate(
     exchange = size if num_processes > 1 else 0
     if num_gathered is not None:
         num_parts, exchange = num_processes, _WEIGHT_BYTES * num_gathered
+    weights, num_states = (size + _WEIGHT_BYTES * num_frozen) // num_parts, num_parts
+    if shares_states:
+        num_states = num_processes
+        weights += size // num_states
+        exchange = _WEIGHT_BYTES * min(num_trained, _ZERO_BUCKET)
     return MemoryEstimate(
-        weights=(size + _WEIGHT_BYTES * num_frozen) // num_parts,
-        gradients=size // num_parts,
-        optimizer=optimizer_bytes(settings.name, trained) // num_parts,
+        weights=weights,
+        gradients=size // num_states,
+        optimizer=optimizer_bytes(settings.name, trained) // num_states,
         average=0 if settings.ema_decay is None else size // num_parts,
         exchange=exchange,
         activations=activation_bytes,

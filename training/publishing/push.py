@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from chats.errors import UserError
 from chats.pairs.hub import is_hub_id
+from training.progress import OnProgress, told_to_nobody
+from training.publishing.uploading import upload
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -53,7 +55,14 @@ def check_target(repo_id: str, *, private: bool, api: "HfApi") -> None:
         )
 
 
-def push_folder(folder: Path, repo_id: str, *, private: bool, api: "HfApi") -> str:
+def push_folder(
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool,
+    api: "HfApi",
+    on_progress: OnProgress = told_to_nobody,
+) -> str:
     """Upload an exported pair and return its address on the Hub.
 
     The repository is made if it is not there. A pair that it held is replaced, with its card;
@@ -64,17 +73,20 @@ def push_folder(folder: Path, repo_id: str, *, private: bool, api: "HfApi") -> s
         repo_id: `owner/name`, seen by `check_target`.
         private: Whether a new repository is private; if not, its owner's default counts.
         api: The Hub.
+        on_progress: Is told how far it is.
 
     Raises:
         UserError: The Hub refuses it or can't be reached; what it held before stays.
     """
     with hub_errors_explained(repo_id):
         address = api.create_repo(repo_id, private=private or None, exist_ok=True)
-        api.upload_folder(
-            repo_id=repo_id,
-            folder_path=folder,
+        upload(
+            folder,
+            repo_id,
+            api=api,
+            on_progress=on_progress,
             commit_message="Upload a preference pair",
-            delete_patterns=list(_OURS),
+            delete_patterns=_OURS,
         )
     return str(address)
 

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 from chats.errors import UserError
 from training.datasets.export import write_folder
 from training.datasets.store import DatasetStore
+from training.progress import OnProgress, told_to_nobody
 from training.publishing.push import NO_CONTENT, check_name, hub_errors_explained
+from training.publishing.uploading import upload
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -16,7 +18,13 @@ _OURS = ("metadata.jsonl", "pictures/*")
 
 
 def push_dataset(
-    store: DatasetStore, dataset_id: str, repo_id: str, *, private: bool, api: "HfApi"
+    store: DatasetStore,
+    dataset_id: str,
+    repo_id: str,
+    *,
+    private: bool,
+    api: "HfApi",
+    on_progress: OnProgress = told_to_nobody,
 ) -> str:
     """Upload the rows as they are now with their pictures, and return the address on the Hub.
 
@@ -35,12 +43,14 @@ def push_dataset(
             address = api.create_repo(
                 repo_id, repo_type="dataset", private=private or None, exist_ok=True
             )
-            api.upload_folder(
-                repo_id=repo_id,
-                repo_type="dataset",
-                folder_path=folder,
+            upload(
+                folder,
+                repo_id,
+                api=api,
+                on_progress=on_progress,
                 commit_message="Upload preference pairs",
-                delete_patterns=list(_OURS),
+                delete_patterns=_OURS,
+                repo_type="dataset",
             )
     return str(address)
 

@@ -21,10 +21,11 @@
       ?.click();
 
   document.addEventListener("click", (event) => {
-    const asked = event.target instanceof Element && event.target.closest("[data-reset],[data-open-tab]");
+    const asked = event.target instanceof Element && event.target.closest("[data-reset],[data-open-tab],[data-click]");
     if (!asked) return;
     event.preventDefault();
     if (asked.dataset.openTab) openTab(asked.dataset.openTab);
+    if (asked.dataset.click) click(asked.dataset.click);
     if (asked.dataset.reset) {
       window.chats.resetting = asked.dataset.reset;
       click("train-reset-one");

@@ -17,6 +17,12 @@ HOW_TO_GET_A_PAIR = (
 )
 
 
+_CPU_OFFER = (
+    '<p class="offers"><button type="button" data-click="chats-use-cpu">Use the CPU</button>'
+    '<button type="button" data-open-tab="Runs">Open Runs</button></p>'
+)
+
+
 @dataclass(frozen=True)
 class Status:
     """The line above the pictures: what is going on, how far it is, what went wrong."""
@@ -26,6 +32,8 @@ class Status:
     detail: str = ""
     fraction: float | None = None
     notices: tuple[str, ...] = ()
+    offers_cpu: bool = False
+    """Whether the CPU can do what the GPU, which a training uses, can't now."""
 
 
 IDLE = Status("idle", "", "Pick an example or write a prompt, then press Generate.")
@@ -42,6 +50,7 @@ def render_status(status: Status) -> str:
         f'<div class="track"{waiting}><div class="bar" style="width:{percent:.1f}%"></div></div>'
         f'<p class="status-line"><strong>{_lines(status.text)}</strong>'
         f"<span>{escape(status.detail)}</span></p>"
+        + (_CPU_OFFER if status.offers_cpu else "")
         + (f'<ul class="notices">{notices}</ul>' if notices else "")
         + "</div>"
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from chats.config import GenerationConfig
-from chats.errors import UserError
+from chats.errors import DeviceBusyError, UserError
 from chats.generation.events import ImagesEvent, StepEvent
 from ui.compare.board import Board, lay_out, with_images, with_previews
 from ui.compare.cards import Status
@@ -36,6 +36,7 @@ def compare(
     reuse: bool,
     ticket: threading.Event,
     is_current: Callable[[], bool],
+    on_cpu: bool = False,
 ) -> Iterator[View]:
     """Make the pictures of `config` and show them as they come.
 
@@ -47,6 +48,7 @@ def compare(
         reuse: keep finished pictures that would come out the same, as a moved slider wants.
         ticket: ends the run within one step when it is set.
         is_current: false once newer settings have taken this run's place; then it ends silently.
+        on_cpu: make them on the CPU though there is a GPU.
     """
     board = lay_out(config, model=model, reuse=before if reuse else None)
     pending = board.pending()
@@ -57,8 +59,9 @@ def compare(
     board = replace(board, state="running")
     yield View(board, Status("busy", _opening(services)))
     step: StepEvent | None = None
+    generate = (on_cpu and services.generate_on_cpu) or services.generate
     try:
-        for event in services.generate(request, ticket):
+        for event in generate(request, ticket):
             if isinstance(event, ImagesEvent):
                 board = with_images(board, pending, event)
                 yield View(board, _done(event))
@@ -68,6 +71,8 @@ def compare(
             yield View(board, _progress(event))
         if is_current():
             yield View(replace(board, state="stopped"), _stopped(step))
+    except DeviceBusyError as error:
+        yield View(replace(board, state="failed"), _busy(error, services))
     except UserError as error:
         yield View(replace(board, state="failed"), Status("error", str(error)))
     except Exception as error:
@@ -105,6 +110,13 @@ def _done(event: ImagesEvent) -> Status:
     pictures = "1 picture" if num == 1 else f"{num} pictures"
     detail = f"{pictures} in {_duration(event.seconds)}, {event.config.num_steps} steps"
     return Status("done", "Done.", detail, notices=tuple(event.notices))
+
+
+def _busy(error: DeviceBusyError, services: Services) -> Status:
+    if services.generate_on_cpu is None:
+        return Status("error", str(error))
+    text = str(error).replace(", or stop it in Runs.", ", stop it in Runs, or use the CPU.")
+    return Status("error", text, offers_cpu=True)
 
 
 def _stopped(step: StepEvent | None) -> Status:

@@ -49,9 +49,11 @@ class Endpoints:
 
     def _pictures(self, settings: dict[str, Any]) -> Iterator[tuple[list[Any], dict[str, Any]]]:
         ticket = threading.Event()
+        on_cpu = settings.pop("on_cpu", False)
+        generate = (on_cpu and self._services.generate_on_cpu) or self._services.generate
         try:
             config = self._config(**settings)
-            for event in self._services.generate(config, ticket):
+            for event in generate(config, ticket):
                 if isinstance(event, StepEvent):
                     yield [], _progress(event)
                     continue
@@ -78,7 +80,7 @@ def add_endpoints(services: Services) -> None:
         file = gr.File(label="PNG")
         gallery, picture = gr.Gallery(format="png"), gr.Image(format="png", type="filepath")
         details = gr.JSON()
-    queue = {"concurrency_id": QUEUE, "concurrency_limit": 1}
+    queue = {"concurrency_id": QUEUE, "concurrency_limit": services.num_at_once}
     gr.on(
         [],
         endpoints.compare,
@@ -118,6 +120,7 @@ def _inputs(models: Sequence[ModelChoice]) -> dict[str, Component]:
         "interval_start": gr.Number(0.0, label="Guidance from this fraction of the steps"),
         "interval_end": gr.Number(1.0, label="Guidance until this fraction of the steps"),
         "model": gr.Textbox(default.name, label="Model"),
+        "on_cpu": gr.Checkbox(False, label="On the CPU, beside a GPU that is in use"),
     }
 
 

@@ -41,8 +41,16 @@ class CompareForm:
     """Takes the form to the Alpha lab."""
 
 
-def build_form(models: Sequence[ModelChoice], *, can_sweep: bool = False) -> CompareForm:
-    """Lay out the form with the defaults that suit the first model."""
+def build_form(
+    models: Sequence[ModelChoice], *, offers_cpu: bool = False, can_sweep: bool = False
+) -> CompareForm:
+    """Lay out the form with the defaults that suit the first model.
+
+    Args:
+        models: those on offer.
+        offers_cpu: whether pictures may be made on the CPU, beside a GPU that is in use.
+        can_sweep: whether there is an Alpha lab.
+    """
     model = models[0]
     with gr.Row(elem_classes="ask"):
         prompt = gr.Textbox(
@@ -62,7 +70,7 @@ def build_form(models: Sequence[ModelChoice], *, can_sweep: bool = False) -> Com
             chip = gr.Button(text, size="sm", elem_classes="chip", min_width=0)
             chip.click(None, None, prompt, js=f"() => {text!r}", api_visibility="private")
     with gr.Row(elem_classes="dials"):
-        dials = _dials(model)
+        dials = _dials(model, offers_cpu=offers_cpu)
         dials["model"] = gr.Dropdown(
             pair_choices(models),
             value=model.id,
@@ -92,11 +100,13 @@ def build_form(models: Sequence[ModelChoice], *, can_sweep: bool = False) -> Com
 
 
 def pair_choices(models: Sequence[ModelChoice]) -> list[tuple[str, str]]:
-    """Return the pairs on offer for a menu."""
-    return [(model.pair_title, model.id) for model in models]
+    """Return the pairs on offer for a menu, those of other models with the model's title."""
+    first = models[0].name
+    titles = {model.name: "" if model.name == first else f"{model.title}: " for model in models}
+    return [(titles[model.name] + model.pair_title, model.id) for model in models]
 
 
-def _dials(model: ModelChoice) -> dict[str, Component]:
+def _dials(model: ModelChoice, *, offers_cpu: bool) -> dict[str, Component]:
     """α, s and the seed: what moves the pictures while they are looked at."""
     alpha = gr.Slider(
         *ALPHA_RANGE,
@@ -127,10 +137,19 @@ def _dials(model: ModelChoice) -> dict[str, Component]:
         with gr.Row(elem_classes="switches"):
             locked = gr.Checkbox(True, label="Keep seed", container=False, min_width=100)
             live = gr.Checkbox(model.is_fast, label="Live", container=False, min_width=70)
+            on_cpu = gr.Checkbox(
+                False,
+                label="On the CPU",
+                container=False,
+                min_width=100,
+                visible=offers_cpu,
+                elem_id="chats-on-cpu",
+            )
     for dial in (alpha, scale, seed):
         dial.input(None, live, js=GO_LIVE, api_visibility="private")
     dice.click(None, live, seed, js=ROLL_DICE, api_visibility="private")
-    return {"alpha": alpha, "scale": scale, "seed": seed, "locked": locked, "live": live}
+    switches = {"locked": locked, "live": live, "on_cpu": on_cpu}
+    return {"alpha": alpha, "scale": scale, "seed": seed, **switches}
 
 
 def _advanced(model: ModelChoice) -> tuple[dict[str, Component], gr.UploadButton]:

@@ -24,6 +24,8 @@ from ui.tickets import QUEUE, Tickets
 
 # Gradio needs a fixed value to read the form again after a restart; nothing secret is stored.
 STORAGE_SECRET = "chats"
+SUITED = ("num_steps", "width", "height", "alpha", "scale")
+PRESS_GENERATE = "() => { document.getElementById('chats-generate').click(); return []; }"
 
 
 class CompareHandlers:
@@ -100,11 +102,20 @@ class CompareHandlers:
             visible=len(models) > 1,
         )
 
+    def suit(self, chosen: str | None, base: str) -> tuple[Any, ...]:
+        """Put in what suits another base model; a pair of the same one changes nothing."""
+        known = {model.id: model for model in self._services.models()}
+        model = known.get(chosen)
+        if model is None or model.name == base:
+            return (base, *[gr.skip()] * len(SUITED))
+        values = (model.num_steps, model.width or 0, model.height or 0, model.alpha, model.scale)
+        return (model.name, *values)
+
     def _run(
         self, form: Mapping[str, Any], *, before: Board, reuse: bool, session: str
     ) -> Iterator[View]:
         ticket = self._runs.start(session)
-        left_out = ("locked", "live", "model")
+        left_out = ("locked", "live", "model", "on_cpu")
         settings = {name: value for name, value in form.items() if name not in left_out}
         try:
             model = find_model(form["model"], self._services.models())
@@ -116,6 +127,7 @@ class CompareHandlers:
                 reuse=reuse,
                 ticket=ticket,
                 is_current=lambda: self._runs.is_current(session, ticket),
+                on_cpu=form.get("on_cpu", False),
             )
         except UserError as error:
             kept = replace(before, state="failed") if before.state == "running" else before
@@ -130,7 +142,11 @@ def build_compare(services: Services, *, page: gr.Blocks) -> CompareForm:
     models = services.models()
     model = models[0]
     handlers = CompareHandlers(services)
-    form = build_form(models, can_sweep=services.lab is not None)
+    form = build_form(
+        models,
+        offers_cpu=services.generate_on_cpu is not None,
+        can_sweep=services.lab is not None,
+    )
     board = gr.State(empty_board(model))
     saved = gr.BrowserState(
         None, storage_key=f"chats-compare-{model.name}-{model.width}", secret=STORAGE_SECRET
@@ -149,6 +165,7 @@ def build_compare(services: Services, *, page: gr.Blocks) -> CompareForm:
             elem_classes="overlay-pictures",
         )
     live = gr.Button("Live", visible="hidden", elem_id="chats-live")
+    use_cpu = gr.Button("Use the CPU", visible="hidden", elem_id="chats-use-cpu")
 
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     long = {
@@ -166,7 +183,7 @@ def build_compare(services: Services, *, page: gr.Blocks) -> CompareForm:
             pictures,
         ],
         "concurrency_id": QUEUE,
-        "concurrency_limit": 1,
+        "concurrency_limit": services.num_at_once,
         "trigger_mode": "always_last",
         "show_progress": "hidden",
         "api_visibility": "private",
@@ -178,6 +195,13 @@ def build_compare(services: Services, *, page: gr.Blocks) -> CompareForm:
     stopping = json.dumps(render_status(Status("stopped", STOPPING)))
     form.stop.click(None, None, status, js=f"() => {stopping}", api_visibility="private")
     form.stop.click(handlers.halt, None, [status, form.stop], **quick)
+    ticked = use_cpu.click(
+        None, None, form.fields["on_cpu"], js="() => true", api_visibility="private"
+    )
+    ticked.then(None, None, None, js=PRESS_GENERATE, api_visibility="private")
+    base = gr.State(model.name)
+    suited = [base, *(form.fields[name] for name in SUITED)]
+    form.fields["model"].change(handlers.suit, [form.fields["model"], base], suited, **quick)
     page.unload(handlers.leave)
     _connect_memory(page, handlers, form, saved)
     return form

@@ -6,7 +6,7 @@ the store made, and everything else is compared, stored or shown as text.
 
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -19,15 +19,17 @@ from training.datasets import Dataset, DatasetStore
 from training.datasets.edits import find_repeats
 from training.datasets.export import write_zip
 from training.datasets.importing import (
-    Progress,
     checked_hub_id,
     import_file,
     import_hub,
     validate,
 )
 from training.datasets.records import EditAction, Report, StoredRow
+from training.jobs.console import JobConsole
+from training.jobs.data_use import unused_data
 from training.preferences.hub import HubPreview, preview_hub
 from training.preferences.rows import UnknownColumnsError
+from training.progress import Progress
 from ui.working import followed
 
 SUFFIXES = (".zip", ".parquet")
@@ -57,8 +59,10 @@ class Selection:
 class DataActions:
     """Every action on the data sets of one workspace; mistakes come as UserError."""
 
-    def __init__(self, store: DatasetStore):
+    def __init__(self, store: DatasetStore, *, console: JobConsole | None = None):
+        """Take the data sets, and the queue of the trainings that may need them."""
         self.store = store
+        self._console = console
 
     def listing(self) -> list[dict[str, Any]]:
         """List the data sets, the newest first."""
@@ -153,7 +157,8 @@ class DataActions:
             known = ", ".join(get_args(EditAction))
             raise UserError(f"{action!r:.60} is no edit. Choose of: {known}.")
         numbers = [_whole(row, "row", most=10**12) for row in rows or ()]
-        edit, left = opened.edit(action, rows=numbers, prompt=prompt or "")
+        with self._unused(opened.folder):
+            edit, left = opened.edit(action, rows=numbers, prompt=prompt or "")
         return {
             "version": edit.version,
             "action": edit.action,
@@ -168,21 +173,37 @@ class DataActions:
         with tempfile.TemporaryDirectory(prefix="chats-export-") as folder:
             yield write_zip(opened, Path(folder) / f"preferences-{opened.id}.zip")
 
-    def push(self, dataset: str, *, repo_id: str, private: bool) -> str:
-        """Upload a data set to the Hub and return its address."""
+    def push(self, dataset: str, *, repo_id: str, private: bool) -> Generator[Progress, None, str]:
+        """Upload a data set to the Hub and return its address; a closed page does not end it."""
         from huggingface_hub import HfApi
 
         from training.publishing.push_dataset import push_dataset
 
         repo_id = (repo_id or "").strip()
-        return push_dataset(self.store, dataset, repo_id, private=bool(private), api=HfApi())
+        return (
+            yield from followed(
+                lambda on_progress: push_dataset(
+                    self.store,
+                    dataset,
+                    repo_id,
+                    private=bool(private),
+                    api=HfApi(),
+                    on_progress=on_progress,
+                ),
+                outlives_page=True,
+            )
+        )
 
     def delete(self, dataset: str, *, confirm: bool) -> None:
         """Remove a data set for good."""
         opened = self.store.open(dataset)
         if confirm is not True:
             raise UserError(f"Deleting {opened.record().name} can't be undone. Confirm it.")
-        self.store.delete(dataset)
+        with self._unused(opened.folder):
+            self.store.delete(dataset)
+
+    def _unused(self, folder: Path) -> AbstractContextManager[None]:
+        return unused_data(self._console, folder) if self._console else nullcontext()
 
 
 def _settings(path: Path, columns: dict[str, str], **others: Any) -> DataSettings:

@@ -8,7 +8,7 @@ import gradio as gr
 
 from chats.errors import UserError
 from training.datasets import Dataset
-from training.datasets.importing import Progress
+from training.progress import Progress
 from ui.data.actions import COLUMN_NAMES, ONLY, DataActions
 from ui.told import told
 
@@ -71,10 +71,12 @@ class DataEndpoints:
         with told(), self._actions.export(dataset) as path:
             yield str(path)
 
-    def dataset_push(self, dataset: str, repo_id: str, private: bool) -> dict[str, Any]:
-        """Upload the data set to the Hub."""
+    def dataset_push(self, dataset: str, repo_id: str, private: bool) -> Iterator[dict[str, Any]]:
+        """Upload the data set to the Hub; tell how far it is, then where it is."""
         with told():
-            return {"url": self._actions.push(dataset, repo_id=repo_id, private=private)}
+            stream = self._actions.push(dataset, repo_id=repo_id, private=private)
+            address = yield from _progress(stream)
+        yield {"url": address}
 
     def dataset_delete(self, dataset: str, confirm: bool) -> dict[str, Any]:
         """Remove a data set for good."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import gradio as gr
 
 from chats.config import SharedSettings
+from chats.models.choices import ModelChoice
 from chats.scoring import SCORERS
 from chats.shapes import SHAPES_MODEL
 from chats.sweeps.config import NO_SCORER, SweepConfig
@@ -13,7 +14,6 @@ from ui.compare.form import pair_choices
 from ui.forms.checking import Choices
 from ui.forms.form import SettingsForm
 from ui.html import plain_html
-from ui.services import ModelChoice
 
 FIRST = ("alphas", "scales", "seeds", "scorer")
 NUM_EXAMPLES = 3

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from chats.errors import UserError
+from chats.models.choices import ModelChoice
 from chats.pairs.recommended import keep_recommended, recommended_setting
 from chats.sweeps.config import SweepConfig
 from chats.sweeps.plan import Cell
@@ -23,7 +24,7 @@ from ui.lab.plot import render_scores
 from ui.lab.preparing import PreparedSweep, prepare
 from ui.lab.shown import Shown, look_at
 from ui.lab.sweeping import STOPPED, SweepView, follow_sweep
-from ui.services import ModelChoice, Services
+from ui.services import Services
 from ui.tickets import Tickets
 from ui.told import told
 

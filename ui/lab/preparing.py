@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chats.errors import UserError
+from chats.models.choices import ModelChoice
 from chats.sweeps.config import SweepConfig
 from chats.sweeps.plan import Cost, cost
 from chats.sweeps.store import SweepStore
 from ui.compare.values import find_model
 from ui.forms.checking import check
 from ui.lab.form import LabForm
-from ui.services import ModelChoice, Services
+from ui.services import Services
 
 NO_PAIR = (
     "α steers what CHATS does with a preference pair, and this model has none. Train one in Train, "

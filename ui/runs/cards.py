@@ -5,6 +5,7 @@ from html import escape
 
 from training.jobs.catalogue import RunEntry
 from training.jobs.summary import JobSummary
+from training.scoring.record import RunScore
 from ui.runs.words import STATES, accuracy, advice, duration, title_of, when
 
 MAX_LISTED = 50
@@ -35,17 +36,28 @@ def render_head(entry: RunEntry) -> str:
         f"{_alarm(summary)}"
         f'<div class="run-now" data-state="{summary.state}" role="status">'
         f'<p class="run-line">{_state(summary)}<span class="numbers">{_progress(entry)}</span></p>'
-        f"{_bar(summary)}{_reason(summary)}</div>"
+        f"{_bar(summary)}{_reason(summary)}{_scored(entry.score)}</div>"
     )
+
+
+def _scored(score: RunScore | None) -> str:
+    if score is None:
+        return ""
+    if score.state == "failed":
+        text = f"Its pair could not be scored: {score.message}"
+    elif score.chats is None:
+        text = f"Its pair is being scored: {score.num_done} of {score.num_pictures} pictures."
+    else:
+        text = (
+            f"Promises kept on {score.num_prompts} held-out prompts: CHATS {score.chats}%, CFG on "
+            f"the base {score.cfg}%; paired difference {score.difference} points "
+            f"(s = {score.scale:g}, α = {score.alpha:g}, ± standard error)."
+        )
+    return f'<p class="reason" data-score="{score.state}">{escape(text)}</p>'
 
 
 def _row(entry: RunEntry) -> str:
     summary = entry.summary
-    score = accuracy(entry)
-    value = ""
-    if score:
-        held_out = " held out" if score[1] else ""
-        value = f"{100 * score[0]:.0f}% <span>accuracy{held_out}</span>"
     said = summary.error or (summary.reason if summary.state == "waiting_for_device" else "")
     return (
         f'<a class="run-row" href="?run={summary.id}" data-run="{summary.id}" '
@@ -54,8 +66,19 @@ def _row(entry: RunEntry) -> str:
         f"<span>{escape(said.partition(chr(10))[0]) or _short_facts(entry)}</span></span>"
         f"{_state(summary)}"
         f'<span class="run-progress">{_bar(summary)}<span>{_row_progress(summary)}</span></span>'
-        f'<span class="run-score">{value}</span></a>'
+        f'<span class="run-score">{_score(entry)}</span></a>'
     )
+
+
+def _score(entry: RunEntry) -> str:
+    """Draw what its pair scored, or else how well it told pairs apart."""
+    if entry.score is not None and entry.score.chats is not None:
+        return f"{entry.score.chats}% <span>kept, CFG {entry.score.cfg.mean:.1f}%</span>"
+    found = accuracy(entry)
+    if found is None:
+        return ""
+    held_out = " held out" if found[1] else ""
+    return f"{100 * found[0]:.0f}% <span>accuracy{held_out}</span>"
 
 
 def _state(summary: JobSummary) -> str:
@@ -109,7 +132,7 @@ def _short_facts(entry: RunEntry) -> str:
 
 
 def _data(entry: RunEntry) -> str:
-    return f"data {entry.config.data.path.name}" if entry.config else ""
+    return f"data {entry.data}" if entry.data else ""
 
 
 def _device(name: str) -> str:

@@ -8,6 +8,8 @@ import gradio as gr
 from chats.errors import UserError
 from training.changes import flat_settings
 from training.jobs.catalogue import RunEntry
+from training.progress import told_to_nobody
+from training.scoring.record import start_score
 from ui.runs.words import accuracy, title_of
 from ui.services import RunServices
 from ui.told import told
@@ -81,6 +83,12 @@ class RunEndpoints:
             settings = flat_settings(self._console.rerun(run, changes))
             return {name: value for name, value in settings.items() if name != "run.output"}
 
+    def train_score(self, run: str) -> dict[str, Any]:
+        """Start to score a finished pair of the Shapes model; train_status tells how it stands."""
+        with told():
+            start_score(self._console.directory(run))
+            return _shown(self._catalogue.get(run))
+
     def train_delete(self, run: str) -> dict[str, Any]:
         """Remove a training that has ended, with its checkpoints and its pair."""
         with told():
@@ -90,7 +98,7 @@ class RunEndpoints:
     def train_push(self, run: str, repo_id: str, private: bool) -> dict[str, Any]:
         """Push a finished training's pair to the Hub, with the server's own login."""
         with told():
-            return {"said": self._push(run, repo_id, bool(private))}
+            return {"said": self._push(run, repo_id, bool(private), told_to_nobody)}
 
 
 def add_run_endpoints(services: RunServices) -> None:
@@ -116,6 +124,7 @@ def add_run_endpoints(services: RunServices) -> None:
         "train_kill": {"run": run},
         "train_resume": {"run": run},
         "train_rerun": {"run": run, "changes": changes},
+        "train_score": {"run": run},
         "train_delete": {"run": run},
         "train_push": {"run": run, "repo_id": repo_id, "private": private},
     }
@@ -149,6 +158,7 @@ def _shown(entry: RunEntry) -> dict[str, Any]:
         "accuracy": score[0] if score else None,
         "accuracy_is_held_out": score[1] if score else None,
         "newest": entry.newest,
+        "score": entry.score.model_dump(mode="json") if entry.score else None,
     }
 
 

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from chats.errors import UserError
+from training.scoring.record import start_score
+from ui.compare.cards import Status, render_status
 from ui.runs.view import Asked, LogFile, Part, RunsView
 from ui.services import RunServices
 from ui.told import told
+from ui.working import followed, rendered
 
 Seen = Mapping[str, Any]
 """The keys of the parts that a browser shows."""
@@ -19,15 +22,18 @@ Seen = Mapping[str, Any]
 class RunsHandlers:
     """Answers the tab; nothing is kept here, so any number of tabs may be open."""
 
-    def __init__(self, services: RunServices, *, is_offered: Callable[[str], bool]) -> None:
+    def __init__(
+        self, services: RunServices, *, is_offered: Callable[[str], bool], can_rerun: bool = True
+    ) -> None:
         """Take the runs.
 
         Args:
             services: The runs.
             is_offered: Whether Compare can use the pair of a run.
+            can_rerun: Whether trainings can be prepared here.
         """
         self._services = services
-        self._view = RunsView(services, is_offered=is_offered)
+        self._view = RunsView(services, is_offered=is_offered, can_rerun=can_rerun)
 
     def open(self, run: str) -> tuple[Asked, dict[str, Any], Seen]:
         """Show a run from its newest state, or the list if there is no such run."""
@@ -54,27 +60,39 @@ class RunsHandlers:
         return self._view.choices(run)
 
     def act(self, action: str, run: str) -> None:
-        """Stop, kill, resume or delete a run; a mistake is one line in the corner."""
+        """Stop, kill, resume, delete or score a run; a mistake is one line in the corner."""
         console = self._services.console
         doing = {
             "stop": console.stop,
             "kill": console.kill,
             "resume": console.resume,
             "delete": console.delete,
+            "score": lambda run: start_score(console.directory(run)),
         }
         with told():
             doing[action](run)
 
     def push(self, run: str, repo_id: str, private: bool) -> Iterator[str]:
-        """Push a run's pair to the Hub; tell that it goes on, then where it is."""
-        if not (repo_id or "").strip():
-            yield _said("error", "Write the name of the repository, like owner/name.")
+        """Push a run's pair to the Hub: tell how far it is, then where; a closed page ends nothing.
+
+        The pair is exported first, which takes a while for a large one.
+        """
+        name = (repo_id or "").strip()
+        if not name:
+            text = "Write the name of the repository, like owner/name."
+            yield render_status(Status("error", text))
             return
-        yield _said("busy", f"Pushing to {repo_id.strip()}…")
+        yield render_status(Status("busy", "Exporting the pair…", name))
         try:
-            yield _said("done", self._services.push(run, repo_id.strip(), bool(private)))
+            said = yield from rendered(
+                followed(
+                    lambda on_progress: self._services.push(run, name, bool(private), on_progress),
+                    outlives_page=True,
+                )
+            )
+            yield render_status(Status("done", "Pushed.", said))
         except UserError as error:
-            yield _said("error", str(error))
+            yield render_status(Status("error", str(error)))
 
     def download(self, run: str, file: LogFile) -> Iterator[str]:
         """Give a whole log as a file."""
@@ -93,7 +111,3 @@ def _place(run: str, error: str) -> Part:
     content = f'<span data-gone="{escape(run)}"></span>{note}'
     return Part(content, lambda: content)
 
-
-def _said(kind: str, text: str) -> str:
-    role = "alert" if kind == "error" else "status"
-    return f'<p class="told" data-kind="{kind}" role="{role}">{escape(text)}</p>'

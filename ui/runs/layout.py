@@ -9,8 +9,15 @@ from gradio.components import Component
 from ui.html import plain_html
 from ui.runs.view import BUTTONS
 
-LABELS = {"stop": "Stop and save", "kill": "Kill", "resume": "Resume", "delete": "Delete"}
-VARIANTS = {"stop": "secondary", "resume": "primary"}
+LABELS = {
+    "stop": "Stop and save",
+    "kill": "Kill",
+    "resume": "Resume",
+    "score": "Score it",
+    "rerun": "Rerun with changes",
+    "delete": "Delete",
+}
+VARIANTS = {"stop": "secondary", "resume": "primary", "score": "secondary", "rerun": "secondary"}
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ def lay_out() -> Layout:
                     label="Lay over",
                     info="Curves and settings of other runs",
                     elem_id="runs-others",
+                    interactive=True,
                     scale=3,
                 )
                 smoothing = gr.Slider(

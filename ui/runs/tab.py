@@ -12,6 +12,7 @@ from ui.runs.layout import Layout, lay_out
 from ui.runs.view import Asked
 from ui.services import Services
 from ui.told import told
+from ui.train.tab import TakeUp
 
 OPENED = "(run, ...rest) => [window.chats.runs.opened(), ...rest]"
 """Which run is open is known to the browser alone: it stands in the page's address."""
@@ -19,7 +20,14 @@ KILL = "Kill this training? What came after its last checkpoint is lost."
 DELETE = "Delete this run for ever, with its checkpoints, pictures and pair?"
 
 
-def build_runs(services: Services, *, page: gr.Blocks, tab: gr.Tab, pair: gr.Dropdown) -> None:
+def build_runs(
+    services: Services,
+    *,
+    page: gr.Blocks,
+    tab: gr.Tab,
+    pair: gr.Dropdown,
+    take_up: TakeUp | None,
+) -> None:
     """Lay out the tab and connect its handlers.
 
     Args:
@@ -27,12 +35,16 @@ def build_runs(services: Services, *, page: gr.Blocks, tab: gr.Tab, pair: gr.Dro
         page: The page.
         tab: The tab that this stands in.
         pair: Where Compare's pair is chosen.
+        take_up: Connects what fills the Train tab from a run; none where there is none.
     """
     handlers = RunsHandlers(
         services.runs,
         is_offered=lambda run: any(model.run == run for model in services.models()),
+        can_rerun=take_up is not None,
     )
     layout = lay_out()
+    if take_up:
+        take_up(layout.buttons["rerun"], layout.asked[0], OPENED)
     seen = gr.State({})
     poll, go = (gr.Button(visible="hidden", elem_id=f"runs-{name}") for name in ("poll", "open"))
     others, _, step, _, search = layout.asked[1:]
@@ -58,7 +70,8 @@ def build_runs(services: Services, *, page: gr.Blocks, tab: gr.Tab, pair: gr.Dro
 
     def open_run(run: str) -> list[Any]:
         asked, changes, now = handlers.open(run)
-        menu = gr.Dropdown(choices=handlers.choices(asked.run), value=[])
+        offers = handlers.choices(asked.run)
+        menu = gr.Dropdown(choices=offers, value=[], visible=bool(offers))
         return [now, *updates(changes), menu, ""]
 
     inputs, outputs = [*layout.asked, seen], [seen, *shown]
@@ -72,6 +85,8 @@ def build_runs(services: Services, *, page: gr.Blocks, tab: gr.Tab, pair: gr.Dro
     step.input(follow, inputs, outputs, js=OPENED, trigger_mode="always_last", **quiet)
 
     for name, button in layout.buttons.items():
+        if name == "rerun":
+            continue
         act = _acting(handlers, name, follow, num_outputs=len(outputs))
         button.click(act, inputs, outputs, js=_pressed(name), **quiet)
     _connect_pair(services, handlers, layout, pair=pair, quiet=quiet)

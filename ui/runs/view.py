@@ -9,6 +9,7 @@ import gradio as gr
 from chats.errors import UserError
 from training.jobs.catalogue import RunEntry
 from training.jobs.summary import Action
+from training.scoring.record import can_be_scored
 from ui.runs.cards import EMPTY, render_head, render_list
 from ui.runs.curves import MAX_POINTS, MAX_RUNS, RunCurve, render_curves
 from ui.runs.logs import TAIL_BYTES, render_matches, render_tail
@@ -17,8 +18,15 @@ from ui.runs.settings import render_differences, render_settings
 from ui.runs.words import short_title
 from ui.services import RunServices
 
-BUTTONS: tuple[Action, ...] = ("resume", "stop", "kill", "delete")
-"""What a person can press; the rest needs more than a press."""
+BUTTONS: tuple[Action | Literal["score"], ...] = (
+    "resume",
+    "stop",
+    "kill",
+    "score",
+    "rerun",
+    "delete",
+)
+"""What a person can press."""
 
 LogFile = Literal["log", "output"]
 
@@ -60,8 +68,10 @@ class Part:
 class RunsView:
     """Draws the list of runs and a run's page."""
 
-    def __init__(self, services: RunServices, *, is_offered: Callable[[str], bool]) -> None:
-        self._is_offered = is_offered
+    def __init__(
+        self, services: RunServices, *, is_offered: Callable[[str], bool], can_rerun: bool
+    ) -> None:
+        self._is_offered, self._can_rerun = is_offered, can_rerun
         self._console, self._catalogue = services.console, services.catalogue
         self._book = SampleBook()
 
@@ -96,7 +106,8 @@ class RunsView:
         return {
             "head": _text(render_head(entry)),
             "buttons": Part(
-                (asked.run, entry.summary.state, entry.has_pair), lambda: self._buttons(entry)
+                (asked.run, entry.summary.state, entry.has_pair, can_score(entry)),
+                lambda: self._buttons(entry),
             ),
             "curves": self._curves(asked, others),
             **self._samples(asked),
@@ -187,9 +198,20 @@ class RunsView:
 
     def _buttons(self, entry: RunEntry) -> list[Any]:
         """Return what is there: use its pair, the others in the order of BUTTONS, push its pair."""
-        pressed = [gr.Button(visible=name in entry.summary.actions) for name in BUTTONS]
+        possible: set[str] = set(entry.summary.actions)
+        if can_score(entry):
+            possible.add("score")
+        if not self._can_rerun or entry.config is None:
+            possible.discard("rerun")
+        pressed = [gr.Button(visible=name in possible) for name in BUTTONS]
         can_use = entry.has_pair and self._is_offered(entry.id)
         return [gr.Button(visible=can_use), *pressed, gr.Accordion(visible=entry.has_pair)]
+
+
+def can_score(entry: RunEntry) -> bool:
+    """Whether its pair can be scored now."""
+    is_busy = entry.score is not None and entry.score.state == "running"
+    return entry.has_pair and not is_busy and can_be_scored(entry.config)
 
 
 def _text(content: str) -> Part:

@@ -4,7 +4,7 @@ import base64
 from collections.abc import Sequence
 from html import escape
 
-from training.desk import Speed
+from training.jobs.speeds import Speed
 from training.planning.estimate import MemoryReport
 from training.recipe import Recipe
 from ui.train.preparing import Course, Prepared
@@ -34,6 +34,14 @@ def render_recipe(recipe: Recipe, *, left_out: Sequence[str] = ()) -> str:
     return text
 
 
+def render_rerun(run_id: str, *, has_data: bool) -> str:
+    """Say what the form was filled from, and what to do."""
+    text = f"<p>As run <code>{escape(run_id)}</code> did it: change what should differ.</p>"
+    if not has_data:
+        text += '<p class="problem">Its data set is not here. Choose one above.</p>'
+    return text
+
+
 def render_data_note(prepared: Prepared, *, num_data_sets: int) -> str:
     """Say how to get data where there is none."""
     return "" if num_data_sets or prepared.data else f"<p>{escape(HOW_TO_GET_DATA)}</p>"
@@ -56,13 +64,15 @@ def render_course(course: Course | None, *, speed: Speed | None) -> str:
     return f'<dl class="course">{drawn}</dl>'
 
 
-def render_memory(report: MemoryReport) -> str:
-    """Draw the memory against what the device has."""
+def render_memory(report: MemoryReport, *, num_processes: int = 1) -> str:
+    """Draw the memory of one process against what its device has."""
     total, there = gigabytes(report.total), ""
     percent = 0.0
     if report.device_bytes:
         percent = min(100 * report.total / report.device_bytes, 100)
         there = f" of the {gigabytes(report.device_bytes)} of {escape(report.device)}"
+    if num_processes > 1:
+        there += f", for each of {num_processes} processes"
     advice = ""
     if not report.fits:
         helps = escape(", ".join(report.remedies))

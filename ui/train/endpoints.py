@@ -9,11 +9,13 @@ import gradio as gr
 
 from chats.errors import UserError
 from training.desk import TrainingDesk
-from training.recipe import OWN_TO_A_RUN, complete
+from training.hardware import PlacedTraining
+from training.recipe import OWN_TO_A_RUN
 from ui.told import told
 from ui.train.form import FIRST_RECIPE
+from ui.train.handlers import start_training
 from ui.train.preparing import Preparation, Prepared
-from ui.train.tab import start_training
+from ui.train.starts import Start
 
 
 class TrainEndpoints:
@@ -38,7 +40,7 @@ class TrainEndpoints:
             prepared = self._prepare(data, recipe, settings)
             memory = None
             if with_memory and prepared.config:
-                report = self._desk.estimate(prepared.config, threading.Event())
+                report = self._desk.estimate(prepared.config, prepared.place, threading.Event())
                 memory = {
                     **asdict(report),
                     "remedies": list(report.remedies),
@@ -65,18 +67,20 @@ class TrainEndpoints:
             return {"run": start_training(self._desk, prepared)}
 
     def _prepare(self, data: Any, recipe: Any, settings: Any) -> Prepared:
-        start = complete(self._desk.find_recipe(recipe)).model_dump(mode="json")
+        start = Start(self._desk.find_recipe(recipe)).settings().model_dump(mode="json")
         return self._preparation.prepare(laid_over(start, settings), data_id=data)
 
     def _command(self, prepared: Prepared, recipe: str) -> list[str] | None:
         if prepared.config is None:
             return None
-        return self._desk.command(prepared.config, self._desk.find_recipe(recipe))
+        start = self._desk.find_recipe(recipe)
+        return self._desk.command(prepared.config, start, prepared.hardware)
 
     def _shown(self, prepared: Prepared) -> dict[str, Any] | None:
         if prepared.config is None:
             return None
-        settings = prepared.config.model_dump(mode="json")
+        placed = PlacedTraining.of(prepared.config, prepared.hardware)
+        settings = placed.model_dump(mode="json")
         for group, name in OWN_TO_A_RUN:
             settings[group].pop(name)
         return settings

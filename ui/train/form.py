@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import gradio as gr
 from gradio.components import Component
 
-from training.config import TrainingConfig
 from training.desk import DataSetSummary
-from training.recipe import complete
+from training.hardware import PlacedTraining
 from ui.forms.form import SettingsForm
 from ui.html import plain_html
 from ui.train.cards import recipe_title, render_recipe
 from ui.train.preparing import Preparation
+from ui.train.starts import OF_THE_SOURCE, Start
 
 CHOSEN_BY_RECIPE = ("model.kind", "objective.name", "model.base")
 """What is trained: asked beside the recipe."""
@@ -28,17 +28,6 @@ BASIC = (
     "run.seed",
 )
 """Settings that most trainings change: asked first; all others are folded."""
-
-OF_THE_SOURCE = (
-    "data.prompt_column",
-    "data.preferred_column",
-    "data.dispreferred_column",
-    "data.label_columns",
-    "data.split",
-    "data.streaming",
-    "data.shuffle_buffer",
-)
-"""How a source is read: not asked, since the data sets here have one layout."""
 
 FIRST_RECIPE = "shapes_demo"
 STEPS = (
@@ -95,10 +84,11 @@ def build_train_form(preparation: Preparation) -> TrainForm:
     """Lay out the four steps."""
     desk = preparation.desk
     recipe = desk.find_recipe(FIRST_RECIPE)
+    start = Start(recipe)
     settings = SettingsForm(
-        TrainingConfig,
+        PlacedTraining,
         prefix="train",
-        start=complete(recipe),
+        start=start.settings(),
         choices={
             **preparation.choices,
             "model.kind": [(title, name) for name, title in KIND_TITLES.items()],
@@ -108,6 +98,9 @@ def build_train_form(preparation: Preparation) -> TrainForm:
             "model.kind": "Small adapters on one base, or two whole denoisers.",
             "model.base": "What both models start from.",
             "objective.name": "What the training minimises.",
+            "hardware.engine": "What starts its processes.",
+            "hardware.num_processes": "How many; each takes a batch of its own.",
+            "hardware.device": "For one process; others wait until it is free.",
         },
         without=OF_THE_SOURCE,
     )
@@ -166,7 +159,7 @@ def build_train_form(preparation: Preparation) -> TrainForm:
                 )
                 files = plain_html("")
                 with gr.Row(elem_classes="start-row"):
-                    start = gr.Button(
+                    go = gr.Button(
                         "Start",
                         variant="primary",
                         interactive=False,
@@ -184,7 +177,7 @@ def build_train_form(preparation: Preparation) -> TrainForm:
         data_note=data_note,
         recipe=chosen,
         recipe_note=recipe_note,
-        start_from=gr.State(recipe),
+        start_from=gr.State(start),
         read_yaml=read_yaml,
         reset_all=reset_all,
         reset_one=reset_one,
@@ -193,7 +186,7 @@ def build_train_form(preparation: Preparation) -> TrainForm:
         memory=memory,
         command=command,
         files=files,
-        start=start,
+        start=go,
         reason=reason,
         result=result,
     )

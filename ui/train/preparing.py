@@ -1,17 +1,27 @@
 """A training that is being prepared: what stands in its way, and what it would come to."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from chats.errors import UserError
 from training.config import TrainingConfig
-from training.desk import DataSetSummary, Speed, TrainingDesk
+from training.desk import DataSetSummary, TrainingDesk
+from training.hardware import HardwareSettings, Place, PlacedTraining
+from training.jobs.speeds import Speed
+from training.launch import list_engines
 from training.planning.estimate import pairs_per_step
 from ui.forms.checking import Choices, check
 from ui.forms.fields import all_settings, describe
 
 BASE = "model.base"
+ENGINE, NUM_PROCESSES, DEVICE = "hardware.engine", "hardware.num_processes", "hardware.device"
+ENGINE_TITLES = {
+    "cpu": "One process on the CPU",
+    "gpu": "One process on a GPU",
+    "ddp": "A process for each GPU (DDP)",
+    "fsdp": "GPUs that share the models out (FSDP)",
+}
 
 
 @dataclass(frozen=True)
@@ -20,6 +30,8 @@ class Prepared:
 
     Attributes:
         config: Its settings; none while some are wrong.
+        place: What it runs on; none while settings are wrong.
+        hardware: What was asked of that.
         problems: What is wrong, by the name of the setting.
         obstacles: Why it can't be started now, in words; none if it can.
         data: The chosen data set.
@@ -29,6 +41,8 @@ class Prepared:
     config: TrainingConfig | None
     problems: Mapping[str, str]
     obstacles: tuple[str, ...]
+    place: Place | None = None
+    hardware: HardwareSettings = field(default_factory=HardwareSettings)
     data: DataSetSummary | None = None
     speed: Speed | None = None
 
@@ -40,7 +54,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Course:
-    """How far a training on one process goes.
+    """How far a training goes.
 
     Attributes:
         pairs_per_step: The effective batch.
@@ -61,8 +75,8 @@ class Course:
     @classmethod
     def of(cls, prepared: Prepared) -> "Course":
         """Work it out."""
-        config = prepared.config
-        per_step = pairs_per_step(config.optimizer, num_processes=1)
+        config, processes = prepared.config, prepared.place.engine.num_processes
+        per_step = pairs_per_step(config.optimizer, num_processes=processes)
         total = per_step * config.optimizer.num_steps
         different = None
         if prepared.data:
@@ -90,8 +104,12 @@ class Preparation:
 
     def __init__(self, desk: TrainingDesk):
         self.desk = desk
-        self.groups = describe(TrainingConfig)
-        self.choices: Mapping[str, Choices] = {BASE: desk.bases}
+        self.groups = describe(PlacedTraining)
+        self.choices: Mapping[str, Choices] = {
+            BASE: desk.bases,
+            ENGINE: [(ENGINE_TITLES.get(name, name), name) for name in list_engines()],
+            DEVICE: _device_offers(desk.devices),
+        }
 
     def prepare(
         self,
@@ -116,17 +134,25 @@ class Preparation:
         placed = {group: dict(values) for group, values in settings.items()}
         for group, values in self.desk.places(data.id if data else None).items():
             placed[group] = {**placed.get(group, {}), **values}
-        found = check(TrainingConfig, self.groups, placed, choices=self.choices)
+        found = check(PlacedTraining, self.groups, placed, choices=self.choices)
         wrong = {**found.problems, **(problems or {})}
+        place, config = None, None
+        if not wrong:
+            try:
+                place = self.desk.find_place(found.config.hardware)
+                config = found.config.training()
+            except UserError as error:
+                wrong[_cause(found.config.hardware)] = str(error)
         if wrong:
             obstacles.append(self._in_words(wrong))
-        config = None if wrong else found.config
         return Prepared(
             config=config,
             problems=wrong,
             obstacles=tuple(obstacles),
+            place=place,
+            hardware=found.config.hardware if config else HardwareSettings(),
             data=data,
-            speed=self.desk.speed(config) if config else None,
+            speed=self.desk.speed(config, place) if config else None,
         )
 
     def _in_words(self, problems: Mapping[str, str]) -> str:
@@ -137,3 +163,22 @@ class Preparation:
             return general
         subject = "This setting is" if len(titles) == 1 else "These settings are"
         return f"{subject} wrong: {', '.join(titles)}. {general}".strip()
+
+
+def _cause(hardware: HardwareSettings) -> str:
+    """Name the setting that a machine without such hardware is told at."""
+    if hardware.device is not None:
+        return DEVICE
+    return ENGINE if hardware.num_processes is None else NUM_PROCESSES
+
+
+def _device_offers(devices: Mapping[str, str]) -> Choices:
+    """Name devices by their titles, and by their ids where two have the same title."""
+    titles = list(devices.values())
+    return [
+        (
+            title.removeprefix("the ") + (f" ({name[-12:]})" if titles.count(title) > 1 else ""),
+            name,
+        )
+        for name, title in devices.items()
+    ]

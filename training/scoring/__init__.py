@@ -1,0 +1,1 @@
+"""A finished pair's score: a process of its own, its record in the run directory."""

@@ -16,11 +16,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, JsonValue
 
+from chats.disk import disk_errors_explained
 from chats.errors import UserError
 from training.datasets import Dataset, DatasetStore
 from training.datasets.dataset import PICTURES, add_picture
 from training.datasets.records import DISK_REMEDY
-from training.disk import disk_errors_explained
 from training.lines import append_line, mend_tail
 from training.votes.ledger import Ledger, Tally
 from training.votes.records import Choice, CollectionRecord, Match, Stored, Undo, Vote

@@ -8,8 +8,8 @@ from PIL import Image
 from pydantic import Field
 
 from chats.config import FrozenSettings
+from chats.disk import disk_errors_explained
 from training.datasets.records import DISK_REMEDY
-from training.disk import disk_errors_explained
 from training.lines import append_line, mend_tail, read_lines
 from training.votes.collection import Collection
 from training.votes.records import Match, MatchId

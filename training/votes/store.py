@@ -9,11 +9,11 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from chats.disk import disk_errors_explained, sync, write_atomically
 from chats.errors import UserError
 from chats.generation.prompts import clean_prompt
 from training.datasets import DatasetStore
 from training.datasets.records import DISK_REMEDY
-from training.disk import disk_errors_explained, sync, write_atomically
 from training.votes.collection import RECORD, Collection
 from training.votes.records import CollectionRecord
 

@@ -47,6 +47,31 @@ class Row(FrozenSettings):
     """Seed of this picture's noise: the same seed gives the same picture in any batch."""
 
 
+class Shaping(FrozenSettings):
+    """What is done to the difference d that guidance adds to the guided prediction g.
+
+    Every method is g + d with d = s·δ: δ = ε⁺(z, c) − ε⁻(z, c̃) for CHATS. The defaults change
+    nothing. `chats.denoising.shaping` holds the formulas.
+    """
+
+    refresh_every: int = Field(1, ge=1, le=50)
+    """Make d anew at every so many guided steps and add it as it was in between, where a step then
+    costs one prediction; 1 makes it at every step."""
+
+    rescale: Fraction = 0.0
+    """Guidance rescale φ: how far the result is brought back to the standard deviation of g."""
+
+    apg_eta: float = Field(1.0, ge=0, le=1)
+    """Adaptive projected guidance: how much of d along g is kept; 1 is all of it."""
+
+    apg_threshold: float = Field(0.0, ge=0, le=1e6)
+    """Adaptive projected guidance: the largest norm of δ, longer ones are shortened; 0 is none."""
+
+    apg_momentum: float = Field(0.0, gt=-1, lt=1)
+    """Adaptive projected guidance: what is added of the last d to one made anew; negative values
+    take from it."""
+
+
 class GenerationConfig(FrozenSettings):
     """Everything that decides the pictures of one generation."""
 
@@ -73,6 +98,9 @@ class GenerationConfig(FrozenSettings):
 
     interval: tuple[Fraction, Fraction] = (0.0, 1.0)
     """Fractions of the steps between which guidance is on; outside it costs nothing."""
+
+    shaping: Shaping = Shaping()
+    """What is done to the guidance of all rows: reuse between steps, rescale, projection."""
 
     model: str = Field("shapes", min_length=1, max_length=500)
     """The base model: `shapes` (embedded), a folder, or a Hub id such as `owner/name`."""
@@ -114,5 +142,6 @@ __all__ = [
     "MethodName",
     "Row",
     "SchedulerName",
+    "Shaping",
     "parse_generation_config",
 ]

@@ -148,6 +148,7 @@ class Painter:
             alpha=[row.alpha for row in rows],
             negative_prompt=config.negative_prompt,
             interval=config.interval,
+            shaping=config.shaping,
         )
         with guided as cost:
             images = pipeline(

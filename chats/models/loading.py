@@ -169,7 +169,7 @@ def _check_known(folder: Path, *, name: str) -> None:
         pipeline
         for family in FAMILIES
         for pipeline in family.pipelines
-        if not pipeline.endswith(("Img2ImgPipeline", "InpaintPipeline"))
+        if not pipeline.endswith(("Img2ImgPipeline", "InpaintPipeline", "ControlNetPipeline"))
     ]
     if found not in known:
         raise UserError(

@@ -13,10 +13,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from chats.config import Shaping
     from chats.generation.pipeline import guidance
+    from chats.pairs.joining import join_pair
     from chats.pairs.pair import Pair, PairMetadata, load_pair, save_pair
 
-__all__ = ["Pair", "PairMetadata", "Shaping", "guidance", "load_pair", "save_pair"]
-_HOMES = {"guidance": "chats.generation.pipeline", "Shaping": "chats.config"}
+__all__ = [
+    "Pair",
+    "PairMetadata",
+    "Shaping",
+    "guidance",
+    "join_pair",
+    "load_pair",
+    "save_pair",
+]
+_HOMES = {
+    "Shaping": "chats.config",
+    "guidance": "chats.generation.pipeline",
+    "join_pair": "chats.pairs.joining",
+}
 
 
 def __getattr__(name: str) -> object:

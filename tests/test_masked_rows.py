@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import chats
-from chats.denoising.adapter_rows import LowRank
+from chats.denoising.adapter_rows import LowRank, add_pair_adapters, lora_layers
 from chats.denoising.families import denoiser_of
 from chats.denoising.masked_rows import masked_rows
 from chats.errors import UserError
@@ -121,3 +121,14 @@ def test_outside_the_context_a_compiled_pipeline_is_as_before():
     painted(pipe, pair)
     again = pipe("ab", generator=seeds(1), **tiny_call("sd15")).images
     assert relative_error(again, stock) < TOLERANCE
+
+
+def test_adapters_that_a_compiled_denoiser_carries_are_mixed_too():
+    pipe = tiny_pipeline("sd15")
+    add_pair_adapters(pipe.unet, rank=2, alpha=3, targets=("to_q", "to_v"))
+    for layer in lora_layers(pipe.unet):
+        for module in layer.lora_B.values():
+            torch.nn.init.normal_(module.weight)
+    expected = painted(pipe, None)
+    pipe.unet.compile_repeated_blocks(backend="eager")
+    assert relative_error(painted(pipe, None), expected) < TOLERANCE

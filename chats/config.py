@@ -55,21 +55,24 @@ class Shaping(FrozenSettings):
     """
 
     refresh_every: int = Field(1, ge=1, le=50)
-    """Make d anew at every so many guided steps and add it as it was in between, where a step then
-    costs one prediction; 1 makes it at every step."""
+    """Make the guidance difference d anew at every so many guided steps and add it as it was in
+    between, where a step then costs one prediction; 1 makes it at every step."""
 
     rescale: Fraction = 0.0
-    """Guidance rescale φ: how far the result is brought back to the standard deviation of g."""
+    """Guidance rescale φ: how far the result is brought back to the standard deviation of the
+    guided prediction; 0 changes nothing."""
 
     apg_eta: float = Field(1.0, ge=0, le=1)
-    """Adaptive projected guidance: how much of d along g is kept; 1 is all of it."""
+    """Adaptive projected guidance: how much is kept of the part of the difference that lies along
+    the guided prediction; 1 changes nothing."""
 
     apg_threshold: float = Field(0.0, ge=0, le=1e6)
-    """Adaptive projected guidance: the largest norm of δ, longer ones are shortened; 0 is none."""
+    """Adaptive projected guidance: the largest norm of the difference before it is multiplied by s;
+    longer ones are shortened; 0 changes nothing."""
 
     apg_momentum: float = Field(0.0, gt=-1, lt=1)
-    """Adaptive projected guidance: what is added of the last d to one made anew; negative values
-    take from it."""
+    """Adaptive projected guidance: how much of the last difference is added to a new one; negative
+    values take from it; 0 changes nothing."""
 
 
 class GenerationConfig(FrozenSettings):

@@ -12,7 +12,9 @@ from pydantic import ValidationError
 
 import chats
 from chats.config import Shaping
+from chats.denoising.families import denoiser_of
 from chats.errors import UserError
+from tests.families_by_hand import ENCODE, PREDICT
 from tests.steps import models_by_hand, record_steps, relative_error, seeds
 from tests.test_denoiser import encode, predict, proxy
 from tests.tiny import FAMILIES, tiny_call, tiny_pair, tiny_pipeline
@@ -126,6 +128,27 @@ def test_adaptive_projection_is_sadat_et_al(family):
         hand = guided + S * (short - along + eta * along)
         assert relative_error(prediction, hand) < TOLERANCE
     assert num_limited > 0
+
+
+@pytest.mark.parametrize("family", ["flux", "z-image"])
+@torch.no_grad()
+def test_packed_latents_and_lists_of_them_are_shaped_too(family):
+    """CFG with every second difference fresh and φ = 1: x·std(g)/std(x), x = g + s·δ."""
+    pipe = tiny_pipeline(family)
+    c, null = (ENCODE[family](pipe, text, False) for text in ("ab", ""))
+    steps = record_steps(pipe)
+    shaping = Shaping(refresh_every=2, rescale=1.0)
+    with chats.guidance(pipe, method="cfg", scale=S, shaping=shaping) as cost:
+        pipe("ab", generator=seeds(1), **tiny_call(family))
+    assert cost.num_rows == 2 + 1 + 2 + 1
+    for number, step in enumerate(steps):
+        z, t = step.denoiser_input, step.timestep
+        guided = PREDICT[family](pipe, denoiser_of(pipe), z, t, c)
+        if number % 2 == 0:
+            delta = guided - PREDICT[family](pipe, denoiser_of(pipe), z, t, null)
+        x = guided + S * delta
+        hand = x * guided.std() / x.std()
+        assert relative_error(step.prediction, hand) < (1e-5 if family == "z-image" else TOLERANCE)
 
 
 def test_pipelines_own_rescale_is_ours():

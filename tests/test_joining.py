@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 import chats
 from chats.__main__ import main
+from chats.denoising.families import family_of
 from chats.errors import UserError
 from chats.pairs import hub
 from tests.steps import relative_error, seeds
@@ -36,11 +37,11 @@ def painted(pipe, pair, **settings):
         return pipe("ab cd", generator=seeds(1), **tiny_call("sd15")).images
 
 
-def diffusers_file(adapter, path):
+def diffusers_file(adapter, path, denoiser="unet"):
     """Write what diffusers' trainers write: rank and alpha in the header."""
-    header = {"unet.r": RANK, "unet.lora_alpha": LORA_ALPHA}
+    header = {f"{denoiser}.r": RANK, f"{denoiser}.lora_alpha": LORA_ALPHA}
     save_file(
-        {f"unet.{key}": value for key, value in adapter.items()},
+        {f"{denoiser}.{key}": value for key, value in adapter.items()},
         path,
         metadata={"format": "pt", "lora_adapter_metadata": json.dumps(header)},
     )
@@ -101,7 +102,8 @@ def test_halves_of_two_kinds_are_refused(base, tmp_path):
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ("text_encoder.layers.0.q_proj.lora_A.weight", "also adapts text_encoder"),
+        ("text_encoder.layers.0.q_proj.lora_A.weight", "also adapts a text encoder"),
+        ("transformer.blocks.0.lora_A.weight", "is no LoRA for the unet of the family 'sd15'"),
         ("unet.down_blocks.0.x.dora_scale", "not a plain LoRA"),
         ("unet.down_blocks.0.x.lora_magnitude_vector", "not a plain LoRA"),
     ],
@@ -145,6 +147,25 @@ def test_two_lora_files_paint_what_the_pair_of_their_weights_does(base, tmp_path
     joined = chats.join_pair(base=base, **files)
     assert (joined.metadata.family, joined.metadata.rank) == ("sd15", RANK)
     assert relative_error(painted(pipe, joined), painted(pipe, pair)) < TOLERANCE
+
+
+@pytest.mark.parametrize("family", ["sdxl", "sd3", "pixart", "flux"])
+def test_lora_files_of_other_families_are_read_with_their_alpha(tmp_path, family):
+    pipe = tiny_pipeline(family)
+    pipe.save_pretrained(tmp_path / "base")
+    pair, prefix = tiny_pair(pipe, "lora"), family_of(pipe).denoiser
+    files = {
+        role: diffusers_file(half, tmp_path / f"{role}.safetensors", prefix)
+        for role, half in pair.halves().items()
+    }
+    joined = chats.join_pair(base=tmp_path / "base", **files)
+    assert joined.metadata.family == family
+    for role, half in pair.halves().items():
+        ours = joined.half(role)
+        assert set(ours) == set(half)
+        for key, value in half.items():
+            scaling = 1 if "lora_A" in key else LORA_ALPHA / RANK
+            assert relative_error(ours[key], scaling * value) < TOLERANCE
 
 
 def test_halves_of_two_ranks_and_layers_are_saved_and_loaded_as_one(base, tmp_path):

@@ -1,5 +1,6 @@
 """A LoRA file of any program, as half of a pair: the layouts that diffusers reads, made plain."""
 
+import inspect
 import math
 import types
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from torch.nn import functional
 
 from chats.denoising.family import Family
 from chats.errors import UserError
-from chats.pairs.halves import adapted_layers, check_finite
+from chats.pairs.halves import adapted_layers, adapter_header, check_finite
 from chats.pairs.weight_files import check_weight_file, read_json
 
 _OTHER_KINDS = ("dora_scale", "lora_magnitude_vector", "hada_", "lokr_", "oft_", "boft_")
@@ -47,10 +48,15 @@ def load_plain_lora(path: Path, *, family: Family, base: Path) -> dict[str, torc
     tensors, alphas, said = _read(path, family=family, base=base)
     prefix = f"{family.denoiser}."
     foreign = [key for key in tensors if not key.startswith(prefix)]
+    if any(key.startswith("text_encoder") for key in foreign):
+        raise UserError(
+            f"{path.name} also adapts a text encoder; a pair adapts the {family.denoiser} alone, "
+            "because both halves share the encoders. Use a LoRA without that part."
+        )
     if foreign:
         raise UserError(
-            f"{path.name} also adapts {foreign[0].split('.')[0]}; a pair adapts the {prefix[:-1]} "
-            "alone, because both halves share the text encoders. Use a LoRA without that part."
+            f"{path.name} is no LoRA for the {family.denoiser} of the family {family.name!r}: it "
+            f"holds {foreign[0]!r}. Check that it was trained from this base."
         )
     adapter = {key.removeprefix(prefix): value for key, value in tensors.items()}
     if adapter and not any(".lora_A." in key for key in adapter):
@@ -92,10 +98,16 @@ def _read(
 ) -> tuple[dict[str, torch.Tensor], dict[str, float], dict[str, object]]:
     """Return weights by name in the pipeline, alphas by layer, and what the header says."""
     pipeline = getattr(diffusers, family.pipelines[0])
+    prefix = f"{family.denoiser}."
     if not hasattr(pipeline, "lora_state_dict"):
-        return load_file(path), {}, {}
-    config = read_json(base / family.denoiser / "config.json")
-    options = {"unet_config": types.SimpleNamespace(**config)} if family.denoiser == "unet" else {}
+        header = adapter_header(path, where=path.name)
+        return load_file(path), {}, {key.removeprefix(prefix): header[key] for key in header}
+    options: dict[str, object] = {}
+    if family.denoiser == "unet":
+        config = read_json(base / family.denoiser / "config.json")
+        options["unet_config"] = types.SimpleNamespace(**config)
+    if "return_alphas" in inspect.signature(pipeline.lora_state_dict).parameters:
+        options["return_alphas"] = True
     try:
         tensors, *rest = pipeline.lora_state_dict(
             str(path.parent),
@@ -107,7 +119,6 @@ def _read(
         )
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError, IndexError) as error:
         raise UserError(f"{path.name} is not a LoRA that diffusers can read: {error}") from None
-    prefix = f"{family.denoiser}."
     found = (rest[0] or {}) if len(rest) > 1 else {}
     alphas = convert_unet_state_dict_to_peft(
         {key.removeprefix(prefix).removesuffix(".alpha"): value for key, value in found.items()}

@@ -105,7 +105,7 @@ def state(page: Page, name: str) -> None:
 def test_a_newcomer_goes_from_a_zip_to_pictures_of_their_own_pair(page, server, console, tmp_path):
     """All of it in the page: bring data, train, look, stop, resume, use the pair, do it again."""
     open_tab(page, "Runs")
-    expect(page.locator("#runs-page")).to_contain_text("No training yet")
+    expect(page.locator("#runs-page")).to_contain_text("No run yet")
     bring_data(page, shapes_zip(tmp_path / "my shapes.zip", num_pairs=14))
 
     open_tab(page, "Train")

@@ -26,7 +26,8 @@ from training.progress import Progress
 from training.run import RunDirectory
 from ui.compare.tab import CompareHandlers
 from ui.compare.values import find_model
-from ui.runs.curves import RunCurve, render_curves, smoothed, ticks
+from ui.plots import ticks
+from ui.runs.curves import RunCurve, render_curves, smoothed
 from ui.runs.endpoints import RunEndpoints
 from ui.runs.handlers import RunsHandlers
 from ui.runs.samples import nearest_step
@@ -110,7 +111,7 @@ def test_several_runs_are_drawn_over_each_other_with_a_legend():
 
 def test_an_empty_workspace_says_how_to_begin(handlers):
     _, parts, _ = handlers.open("")
-    assert "No training yet" in parts["active"]
+    assert "No run yet" in parts["active"]
     assert parts["views"] is False
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from chats.errors import UserError
 
-RUN_REMEDY = "then resume the run; or set run.output to another folder."
+RUN_REMEDY = "then resume the run; or set its output to another folder."
 """What to do when the disk refuses to write a run."""
 
 PARTIAL = ".partial"

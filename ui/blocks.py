@@ -9,6 +9,8 @@ from ui.compare.cards import render_model_status
 from ui.compare.endpoints import add_endpoints
 from ui.compare.tab import build_compare
 from ui.data.tab import build_data
+from ui.evaluate.endpoints import add_evaluate_endpoints
+from ui.evaluate.tab import build_evaluate
 from ui.html import plain_html
 from ui.models.endpoints import add_model_endpoints
 from ui.models.tab import build_models
@@ -50,6 +52,9 @@ def build_ui(services: Services) -> gr.Blocks:
             if services.runs:
                 with gr.Tab("Runs", id="runs") as runs:
                     build_runs(services, page=page, tab=runs, pair=pair, take_up=take_up)
+            if services.evaluations:
+                with gr.Tab("Evaluate", id="evaluate") as evaluate:
+                    build_evaluate(services.evaluations, services.runs, tab=evaluate)
             if services.shelf:
                 with gr.Tab("Models", id="models") as models:
                     build_models(services.shelf, tab=models)
@@ -61,6 +66,8 @@ def build_ui(services: Services) -> gr.Blocks:
             add_train_endpoints(services.desk)
         if services.runs:
             add_run_endpoints(services.runs)
+        if services.evaluations:
+            add_evaluate_endpoints(services.evaluations, services.runs)
         _follow_model(services, page=page, pill=pill)
     return page.queue(max_size=32)
 

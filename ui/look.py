@@ -118,7 +118,7 @@ def theme() -> gr.Theme:
     )
 
 
-STYLES = ("page.css", "data.css", "runs.css", "models.css")
+STYLES = ("page.css", "data.css", "runs.css", "models.css", "evaluate.css")
 SCRIPTS = ("page.js", "runs.js")
 
 

@@ -2,7 +2,10 @@
 
 from datetime import datetime
 
+from pathlib import Path
+
 from training.config import ObjectiveName, TrainingConfig
+from training.evaluation_config import EvaluateConfig
 from training.jobs.catalogue import RunEntry
 from training.run import RunState
 
@@ -60,11 +63,10 @@ _ELSE = (
 
 
 def title_of(entry: RunEntry) -> str:
-    """Say what a run trains: `CHATS LoRA pair on shapes`."""
-    if entry.config is None:
+    """Say what a run does: `CHATS, LoRA pair on shapes`, `cfg-s4 against chats-s4 on shapes`."""
+    if entry.settings is None:
         return entry.id
-    kind = "LoRA pair" if entry.config.model.kind == "lora" else "full pair"
-    return f"{OBJECTIVES[entry.config.objective.name]}, {kind} on {_last_part(entry.config)}"
+    return _TITLES[type(entry.settings)](entry.settings)
 
 
 def short_title(entry: RunEntry) -> str:
@@ -109,5 +111,16 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
-def _last_part(config: TrainingConfig) -> str:
-    return config.model.base.rstrip("/").rpartition("/")[2]
+def _training_title(config: TrainingConfig) -> str:
+    kind = "LoRA pair" if config.model.kind == "lora" else "full pair"
+    base = config.model.base.rstrip("/").rpartition("/")[2]
+    return f"{OBJECTIVES[config.objective.name]}, {kind} on {base}"
+
+
+def _evaluation_title(config: EvaluateConfig) -> str:
+    names = [each.name for each in config.contestants]
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{rest} on {Path(config.prompts).name}"
+
+
+_TITLES = {TrainingConfig: _training_title, EvaluateConfig: _evaluation_title}

@@ -79,7 +79,8 @@ def _intro(results: Results) -> str:
     text = (
         f"{document['num_prompts']:,} prompts × {seeds} image seed{'s' * (seeds > 1)}. "
         f"± is one standard error over prompts; differences and win rates are paired with "
-        f"{document['baseline']}: the same prompt, the same noise."
+        f"{document['baseline']}: the same prompt, the same noise. Win rates count ties half and "
+        "have 95% intervals."
     )
     links = " ".join(
         f'<a class="save" download="{name}" href="data:{kind};base64,'

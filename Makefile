@@ -6,7 +6,7 @@ HOST ?= 127.0.0.1
 PORT ?= 7860
 WORKSPACE ?= workspace
 
-.PHONY: help install install-dev app check format test test-slow test-extras shapes evidence bench train-demo bench-train bench-gpu
+.PHONY: help install install-dev app check format test test-slow test-extras shapes evidence bench train-demo bench-train bench-gpu bench-sweep
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -67,3 +67,6 @@ bench-train: install  ## speed of training as ratios of one run
 
 bench-gpu: install  ## speed and memory of models of SDXL's and SD3's shape on a GPU; goes on where it stopped
 	$(BIN)/python -m benchmarks.speed --write docs/performance.md
+
+bench-sweep: install  ## a sweep of the Alpha lab against the same pictures one by one
+	$(BIN)/python -m benchmarks.sweep

@@ -1,5 +1,6 @@
 """Serve the page: `python app.py --port 7860`. The only file that knows every package."""
 
+import contextlib
 import logging
 import os
 import sys
@@ -18,7 +19,10 @@ from chats.errors import UserError
 from chats.generation.studio import Studio
 from chats.models.choices import ModelChoice, describe_model
 from chats.models.sharing import DeviceShare
+from chats.pairs.recommended import changeable_pair, recommended_setting
+from chats.scoring import Scorer, scorer
 from chats.shapes import SHAPES_MODEL
+from chats.sweeps.store import SweepStore
 from training.commands import Push
 from training.datasets import DatasetStore
 from training.datasets.store import dataset_name
@@ -36,7 +40,7 @@ from ui.server import (
     check_port,
     prepare_environment,
 )
-from ui.services import ModelServices, RunServices, Services
+from ui.services import LabServices, ModelServices, RunServices, Services
 
 NO_LOADING = "This server loads no other models. Run the program yourself to load them."
 NO_EVALUATIONS = "This server starts no evaluations. Run the program yourself to evaluate."
@@ -120,6 +124,7 @@ def main(settings: Settings, *, devices: Sequence[Device] = ()) -> None:
             ),
             num_at_once=len(devices),
             generate_on_cpu=studio.generate_on_cpu if has_cpu_beside(settings, devices) else None,
+            lab=open_lab(settings, studio, runs=runs),
         )
     )
     page.launch(
@@ -190,6 +195,20 @@ def make_desk(
     )
 
 
+def open_lab(settings: Settings, studio: Studio, *, runs: RunServices) -> LabServices:
+    """Open the sweeps of the workspace."""
+
+    def judge(name: str) -> Scorer:
+        studio.open_libraries("training.planning.dry_run")
+        return scorer(name, device=settings.device)
+
+    def pair_folder(pair: str | None) -> Path:
+        return changeable_pair(pair and (pair_of_run(runs, pair) or pair))
+
+    store = SweepStore(settings.workspace.expanduser().resolve() / "sweeps")
+    return LabServices(store=store, judge=judge, pair_folder=pair_folder)
+
+
 def open_runs(settings: Settings) -> RunServices:
     """Open the queue of the workspace."""
     workspace = settings.workspace.expanduser().resolve()
@@ -222,7 +241,14 @@ def offered_models(
     for model, pair in ((settings.model, settings.pair), *others):
         own = describe_model(model, pair)
         found += [own] + [
-            replace(own, run=each.id, run_title=short_title(each), pair=each.id, has_pair=True)
+            replace(
+                own,
+                run=each.id,
+                run_title=short_title(each),
+                pair=each.id,
+                has_pair=True,
+                **_recommended(runs.console.directory(each.id).pair),
+            )
             for each in runs.catalogue.finished_pairs(model)
         ]
     return tuple(found)
@@ -235,6 +261,13 @@ def pair_of_run(runs: RunServices, run: str) -> str | None:
     if not runs.catalogue.get(run).has_pair:
         raise UserError(f"The run {run} has no finished pair.")
     return str(runs.console.directory(run).pair)
+
+
+def _recommended(pair: Path) -> dict[str, float]:
+    """Return the setting that a pair recommends; a damaged pair says so when it is used."""
+    with contextlib.suppress(UserError):
+        return recommended_setting(pair)
+    return {}
 
 
 if __name__ == "__main__":

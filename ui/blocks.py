@@ -12,6 +12,8 @@ from ui.data.tab import build_data
 from ui.evaluate.endpoints import add_evaluate_endpoints
 from ui.evaluate.tab import build_evaluate
 from ui.html import plain_html
+from ui.lab.endpoints import add_lab_endpoints
+from ui.lab.tab import build_lab, kept_sweep
 from ui.models.endpoints import add_model_endpoints
 from ui.models.tab import build_models
 from ui.runs.endpoints import add_run_endpoints
@@ -39,10 +41,13 @@ def build_ui(services: Services) -> gr.Blocks:
         with gr.Row(elem_classes="top"):
             plain_html(HEADER, elem_classes="masthead-box")
             pill = plain_html(render_model_status(services.status()), elem_id="chats-model")
-        saved = kept_form()
+        saved, kept = kept_form(), kept_sweep()
         with gr.Tabs(elem_id="chats-tabs"):
             with gr.Tab("Compare", id="compare"):
-                pair = build_compare(services, page=page)
+                compare = build_compare(services, page=page)
+            if services.lab:
+                with gr.Tab("Alpha lab", id="lab") as lab:
+                    build_lab(services, page=page, tab=lab, saved=kept, compare=compare)
             with gr.Tab("Data", id="data") as tab:
                 build_data(services, tab=tab)
             take_up = None
@@ -51,7 +56,13 @@ def build_ui(services: Services) -> gr.Blocks:
                     take_up = build_train(services.desk, page=page, tab=train, saved=saved)
             if services.runs:
                 with gr.Tab("Runs", id="runs") as runs:
-                    build_runs(services, page=page, tab=runs, pair=pair, take_up=take_up)
+                    build_runs(
+                        services,
+                        page=page,
+                        tab=runs,
+                        pair=compare.fields["model"],
+                        take_up=take_up,
+                    )
             if services.evaluations:
                 with gr.Tab("Evaluate", id="evaluate") as evaluate:
                     build_evaluate(services.evaluations, services.runs, tab=evaluate)
@@ -60,6 +71,8 @@ def build_ui(services: Services) -> gr.Blocks:
                     build_models(services.shelf, tab=models)
         plain_html(FOOTER)
         add_endpoints(services)
+        if services.lab:
+            add_lab_endpoints(services)
         if services.shelf:
             add_model_endpoints(services.shelf)
         if services.desk:

@@ -118,8 +118,8 @@ def theme() -> gr.Theme:
     )
 
 
-STYLES = ("page.css", "data.css", "runs.css", "models.css", "evaluate.css")
-SCRIPTS = ("page.js", "runs.js")
+STYLES = ("page.css", "data.css", "runs.css", "models.css", "evaluate.css", "lab.css")
+SCRIPTS = ("page.js", "runs.js", "lab.js")
 
 
 def launch_options() -> dict[str, Any]:

@@ -3,12 +3,15 @@
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from chats.config import GenerationConfig
 from chats.generation.events import ImagesEvent, StepEvent
 from chats.models.choices import ModelChoice, ModelStatus
 from chats.models.reports import DeviceReport
 from chats.pairs.hub import OnBytes
+from chats.scoring import Scorer
+from chats.sweeps.store import SweepStore
 from training.datasets import DatasetStore
 from training.desk import TrainingDesk
 from training.evaluate.desk import EvaluationDesk
@@ -46,6 +49,18 @@ class RunServices:
 
 
 @dataclass(frozen=True)
+class LabServices:
+    """What the Alpha lab needs beside pictures."""
+
+    store: SweepStore
+    """The sweeps of the workspace."""
+    judge: Callable[[str], Scorer]
+    """Make a scorer by its name in `chats.scoring.SCORERS`, loading its weights."""
+    pair_folder: Callable[[str | None], Path]
+    """The folder of a pair whose recommended setting may be changed; a UserError if it may not."""
+
+
+@dataclass(frozen=True)
 class Services:
     """Everything that the page asks of the rest of the program."""
 
@@ -71,3 +86,5 @@ class Services:
     """Requests for pictures that run at the same time."""
     runs: RunServices | None = None
     """Trainings; none where this server has no queue."""
+    lab: LabServices | None = None
+    """Sweeps; none where this server keeps none."""

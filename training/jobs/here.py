@@ -96,7 +96,7 @@ class ThisMachine:
             except OSError as error:
                 raise UserError(f"Can't start the run {folder.id}: {error}.") from error
         name = name_process(child.pid)
-        threading.Thread(target=_wait, args=(child, folder), daemon=True).start()
+        threading.Thread(target=_wait, args=(child, folder, job.ticket), daemon=True).start()
         return name
 
     def poll(self, folder: JobFolder) -> Report:
@@ -174,14 +174,14 @@ def _command(run: RunDirectory, job: Job, *, module: str) -> list[str]:
     return [*start, *(command[1:] if one_process else command[2:])]
 
 
-def _wait(child: subprocess.Popen[bytes], folder: JobFolder) -> None:
+def _wait(child: subprocess.Popen[bytes], folder: JobFolder, ticket: int) -> None:
     """Wait for a child's end, and say so if it ended before it took up its run."""
     code = child.wait()
     try:
         with folder.run.probe() as is_free:
             status, job = folder.run.stored_status(), folder.job()
             is_untold = status is not None and status.state == "queued"
-            if is_free and is_untold and job is not None and _is_of(child.pid, job):
+            if is_free and is_untold and job is not None and _is_of(child.pid, job, ticket):
                 said = last_line(folder.run.output)
                 folder.run.update_status(
                     state="failed",
@@ -192,5 +192,8 @@ def _wait(child: subprocess.Popen[bytes], folder: JobFolder) -> None:
         pass  # the run is gone, or can't be read: whoever looks at it will be told
 
 
-def _is_of(pid: int, job: Job) -> bool:
+def _is_of(pid: int, job: Job, ticket: int) -> bool:
+    """Whether a process was started for a job as it stands: one that was resumed is another."""
+    if job.ticket != ticket:
+        return False
     return job.handle is None or job.handle.partition("@")[0] == str(pid)

@@ -165,10 +165,7 @@ def _line(frame: Frame, points: Sequence[tuple[float, Row]], number: int) -> str
     drawn = f'<polyline class="smooth" data-line="{number}" points="{joined}"/>'
     for x, row in places:
         if row["error"]:
-            top, bottom = (frame.y(row["mean"] + sign * row["error"]) for sign in (1, -1))
-            caps = "".join(f"M{x - 3:.1f} {end:.1f}h6" for end in (top, bottom))
-            path = f"M{x:.1f} {top:.1f}V{bottom:.1f}{caps}"
-            drawn += f'<path class="bar-of-error" data-line="{number}" d="{path}"/>'
+            drawn += frame.error_bar(x, row["mean"], row["error"], line=number)
         drawn += (
             f'<circle data-line="{number}" r="2.5" cx="{x:.1f}" cy="{frame.y(row["mean"]):.1f}">'
             f"<title>{escape(mean_text(row))}</title></circle>"

@@ -19,6 +19,7 @@ from training.jobs.console import JobConsole, JobSettings
 from ui.evaluate.endpoints import EvaluateEndpoints
 from ui.evaluate.preparing import Preparation
 from ui.evaluate.results import read_results, render_results
+from ui.runs.endpoints import RunEndpoints
 from ui.runs.handlers import RunsHandlers
 from ui.runs.view import BUTTONS
 from ui.services import RunServices
@@ -236,3 +237,16 @@ def test_its_page_in_runs_shows_tables_instead_of_curves(desk):
     assert "chats-s4-a0, chats-s4-a0.5 and 1 more on shapes" in parts["head"]
     visible = dict(zip(("use", *BUTTONS, "push"), parts["buttons"], strict=True))
     assert [name for name, each in visible.items() if each.visible] == ["delete"]
+
+
+def test_a_failed_one_says_what_to_do_in_the_words_of_an_evaluation(desk):
+    run = desk.endpoints.evaluate_start({})["run"]
+    folder = desk.console.directory(run)
+    folder.update_status(state="failed", message="Out of memory: lower batch_size (now 60).")
+    _, parts, _ = RunsHandlers(desk.runs, is_offered=lambda run: True).open(run)
+    assert "Lower batch_size or size_px." in parts["head"]
+    folder.update_status(message="Something broke.")
+    _, parts, _ = RunsHandlers(desk.runs, is_offered=lambda run: True).open(run)
+    assert "Resume goes on with the pictures that are missing" in parts["head"]
+    with pytest.raises(gr.Error, match="is of another kind: evaluation"):
+        RunEndpoints(desk.runs).train_score(run)

@@ -374,6 +374,7 @@ def test_an_evaluation_is_prepared_started_watched_and_read(page, server, consol
     """Three prompts, three methods: a mistake is told where it is, then tables and a curve come."""
     open_tab(page, "Evaluate")
     start, methods = page.locator("#evaluate-start"), page.locator("#evaluate-methods textarea")
+    expect(page.locator("#evaluate-cost")).to_contain_text("1,200 pictures of 600 prompts")
     methods.fill("cgf,s=2")
     expect(page.locator("#evaluate-methods .problem")).to_contain_text("cgf,s=2: method")
     expect(start).to_be_disabled()

@@ -59,13 +59,16 @@ class EvaluateHandlers:
             name = self._preparation.desk.add_prompts(Path(path), name=Path(path).name)
         return gr.Dropdown(choices=self._preparation.desk.prompt_sets(), value=name)
 
-    def renew(self, prompts: Any, pair: Any, chosen: Any) -> list[Any]:
-        """Offer what is there now: prompt sets, pairs, evaluations and their tables."""
+    def renew(self, pair: Any, chosen: Any) -> list[Any]:
+        """Offer what is there now: prompt sets, pairs, evaluations and their tables.
+
+        What is chosen stays as the browser has it by now, but for a pair that is gone.
+        """
         desk, pairs = self._preparation.desk, pair_choices(self._preparation)
         is_there = pair in [value for _, value in pairs]
         return [
-            gr.Dropdown(choices=desk.prompt_sets(), value=prompts),
-            gr.Dropdown(choices=pairs, value=pair if is_there else ""),
+            gr.update(choices=desk.prompt_sets()),
+            gr.update(choices=pairs) if is_there else gr.update(choices=pairs, value=""),
             *self.results(chosen),
         ]
 

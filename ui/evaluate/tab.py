@@ -24,19 +24,16 @@ def build_evaluate(desk: EvaluationDesk, runs: RunServices, *, tab: gr.Tab) -> N
     # Values come as the browser sent them: what is wrong is said where it is wrong.
     quiet = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
     quick = {**quiet, "queue": False}
-    preview = (handlers.preview, form.asked, form.shown)
-    gr.on([each.input for each in form.asked], *preview, trigger_mode="always_last", **quick)
-    brought = form.bring.upload(
-        handlers.bring, form.bring, form.prompts, **{**quick, "preprocess": True}
-    )
-    brought.then(*preview, **quick)
-    renewed = tab.select(
+    # One event for all that changes the form: of several at once, the last is shown.
+    changes = [tab.select, form.prompts.change, *(each.input for each in form.asked[1:])]
+    gr.on(changes, handlers.preview, form.asked, form.shown, trigger_mode="always_last", **quick)
+    form.bring.upload(handlers.bring, form.bring, form.prompts, **{**quick, "preprocess": True})
+    tab.select(
         handlers.renew,
-        [form.prompts, form.pair, chosen],
+        [form.pair, chosen],
         [form.prompts, form.pair, chosen, results],
         **quick,
     )
-    renewed.then(*preview, **quick)
     chosen.input(handlers.results, chosen, [chosen, results], **quick)
     form.start.click(
         handlers.start,

@@ -153,7 +153,7 @@ def _alarm(summary: JobSummary) -> str:
         more = f"<details><summary>All it said</summary><pre>{escape(rest)}</pre></details>"
     return (
         f'<div class="alarm" role="alert"><p><strong>{escape(error)}</strong></p>'
-        f"<p>{escape(advice(rest or error))}</p>{more}</div>"
+        f"<p>{escape(advice(rest or error, summary.kind))}</p>{more}</div>"
     )
 
 

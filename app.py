@@ -28,6 +28,7 @@ from training.commands import Push
 from training.datasets import DatasetStore
 from training.datasets.store import dataset_name
 from training.desk import TrainingDesk
+from training.evaluate.desk import EvaluationDesk
 from training.jobs.catalogue import RunCatalogue
 from training.jobs.console import JobConsole, JobSettings
 from training.jobs.workspace import Workspace
@@ -45,6 +46,7 @@ from ui.server import (
 from ui.services import LabServices, ModelServices, RunServices, Services
 
 NO_LOADING = "This server loads no other models. Run the program yourself to load them."
+NO_EVALUATIONS = "This server starts no evaluations. Run the program yourself to evaluate."
 NO_TRAININGS = "This server starts no trainings. Run the program yourself to train."
 
 logger = logging.getLogger("chats")
@@ -72,7 +74,7 @@ class Settings(FrozenSettings):
     """Largest file that the page takes, in megabytes; data sets come as one zip."""
 
     trainings: bool = True
-    """Whether people who reach the page may start trainings and load models on this machine."""
+    """Whether people who reach the page may start trainings and evaluations, and load models."""
 
     device: str | None = None
     """Torch device, such as `cpu`, `cuda` or `cuda:1`; none means the best there is."""
@@ -98,16 +100,27 @@ def main(settings: Settings, *, devices: Sequence[Device] = ()) -> None:
     from ui.blocks import build_ui
     from ui.look import launch_options
 
+    def models() -> tuple[ModelChoice, ...]:
+        return offered_models(settings, runs, others=studio.loaded_by_hand())
+
     page = build_ui(
         Services(
             generate=studio.generate,
-            models=lambda: offered_models(settings, runs, others=studio.loaded_by_hand()),
+            models=models,
             status=studio.status,
             datasets=datasets,
             votes=votes,
             score=open_scorers(studio),
             runs=runs,
             desk=make_desk(settings, studio, runs=runs, datasets=datasets),
+            evaluations=EvaluationDesk(
+                console=runs.console,
+                catalogue=runs.catalogue,
+                workspace=settings.workspace.expanduser().resolve(),
+                models=models,
+                devices=machine_devices(),
+                refusal="" if settings.trainings else NO_EVALUATIONS,
+            ),
             shelf=ModelServices(
                 report=studio.report,
                 load=studio.load,

@@ -9,6 +9,8 @@ from ui.compare.cards import render_model_status
 from ui.compare.endpoints import add_endpoints
 from ui.compare.tab import build_compare
 from ui.data.tab import build_data
+from ui.evaluate.endpoints import add_evaluate_endpoints
+from ui.evaluate.tab import build_evaluate
 from ui.html import plain_html
 from ui.lab.endpoints import add_lab_endpoints
 from ui.lab.tab import build_lab, kept_sweep
@@ -72,6 +74,9 @@ def build_ui(services: Services) -> gr.Blocks:
                         pair=compare.fields["model"],
                         take_up=take_up,
                     )
+            if services.evaluations:
+                with gr.Tab("Evaluate", id="evaluate") as evaluate:
+                    build_evaluate(services.evaluations, services.runs, tab=evaluate)
             if services.shelf:
                 with gr.Tab("Models", id="models") as models:
                     build_models(services.shelf, tab=models)
@@ -89,6 +94,8 @@ def build_ui(services: Services) -> gr.Blocks:
             add_run_endpoints(services.runs)
         if services.votes:
             add_vote_endpoints(services, desk)
+        if services.evaluations:
+            add_evaluate_endpoints(services.evaluations, services.runs)
         _follow_model(services, page=page, pill=pill)
     return page.queue(max_size=32)
 

@@ -86,6 +86,7 @@ class RunEndpoints:
     def train_score(self, run: str) -> dict[str, Any]:
         """Start to score a finished pair of the Shapes model; train_status tells how it stands."""
         with told():
+            self._console.config(run)  # of an evaluation there is nothing to score
             start_score(self._console.directory(run))
             return _shown(self._catalogue.get(run))
 

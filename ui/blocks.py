@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from html import escape
 
 import gradio as gr
 
@@ -37,12 +38,15 @@ def build_ui(services: Services) -> gr.Blocks:
         with gr.Row(elem_classes="top"):
             plain_html(HEADER, elem_classes="masthead-box")
             pill = plain_html(render_model_status(services.status()), elem_id="chats-model")
+        for notice in services.notices:
+            plain_html(f'<p class="server-notice" role="note">{escape(notice)}</p>')
         saved = kept_form()
         with gr.Tabs(elem_id="chats-tabs"):
             with gr.Tab("Compare", id="compare"):
                 pair = build_compare(services, page=page)
-            with gr.Tab("Data", id="data") as tab:
-                build_data(services, tab=tab)
+            if services.datasets:
+                with gr.Tab("Data", id="data") as tab:
+                    build_data(services, tab=tab)
             take_up = None
             if services.desk:
                 with gr.Tab("Train", id="train") as train:

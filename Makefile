@@ -44,11 +44,11 @@ test: check  ## linters, then every test that runs in minutes, on two cores
 test-slow: install-dev  ## the evidence that takes longer
 	$(BIN)/python -m pytest -m slow
 
-build/extras: requirements-8bit.txt
-	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target $@ --requirement requirements-8bit.txt
+build/extras: requirements-8bit.txt requirements-slurm.txt
+	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target $@ --requirement requirements-8bit.txt --requirement requirements-slurm.txt
 	touch $@
 
-test-extras: install-dev build/extras  ## what needs bitsandbytes, which other tests don't have
+test-extras: install-dev build/extras  ## what needs bitsandbytes and submitit, which other tests don't have
 	PYTHONPATH=build/extras $(BIN)/python -m pytest -m extras
 
 shapes: install  ## train a Shapes base from nothing into build/shapes (hours on two cores; resumable)

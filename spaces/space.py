@@ -21,8 +21,8 @@ import yaml
 from huggingface_hub import HfApi, errors
 
 from chats.errors import UserError
+from training.hub import check_name, hub_errors_explained
 from training.progress import Progress
-from training.publishing.push import check_name, hub_errors_explained
 from training.publishing.uploading import upload
 
 ROOT = Path(__file__).parents[1]

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from pydantic import Field
@@ -12,6 +12,9 @@ from pydantic import Field
 from training.config import TrainingConfig, parse_command_line
 from training.hardware import HardwareSettings
 from training.jobs.console import JobConsole, JobSettings, WorkspaceSettings
+from training.jobs.elsewhere import known_launchers
+from training.jobs.hf_jobs import HfJobSettings
+from training.jobs.slurm import SlurmSettings
 from training.jobs.states import FINAL
 from training.jobs.summary import JobSummary
 
@@ -28,6 +31,15 @@ class SubmitSettings(WorkspaceSettings, HardwareSettings):
     Its run gets a folder of its own below the workspace, whatever run.output says.
     """
 
+    launcher: Literal["here", "hf-jobs", "slurm"] = "here"
+    """Where it is trained: on this machine, as a Hugging Face Job, or on a Slurm cluster."""
+
+    hf_jobs: HfJobSettings = HfJobSettings()
+    """What a Hugging Face Job gets."""
+
+    slurm: SlurmSettings = SlurmSettings()
+    """What a batch job of Slurm gets."""
+
 
 @dataclass(frozen=True)
 class Submit:
@@ -38,12 +50,15 @@ class Submit:
 
     def run(self) -> str:
         """Start it and say where it stands."""
-        console = _console(self.settings)
+        launchers = known_launchers(hf_jobs=self.settings.hf_jobs, slurm=self.settings.slurm)
+        settings = JobSettings(workspace=self.settings.workspace)
+        console = JobConsole(settings, launchers=launchers)
         run_id = console.submit(
             self.config,
             engine=self.settings.engine,
             num_processes=self.settings.num_processes,
             device=self.settings.device,
+            launcher=self.settings.launcher,
         )
         return _begun(console, run_id)
 

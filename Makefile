@@ -7,7 +7,7 @@ PORT ?= 7860
 WORKSPACE ?= workspace
 HARDWARE ?= zero-a10g
 
-.PHONY: help install install-dev app check format test test-slow test-extras shapes evidence bench train-demo bench-train bench-gpu space-stage space-deploy
+.PHONY: help install install-dev app check format test test-slow test-extras shapes evidence bench train-demo bench-train bench-gpu bench-sweep space-stage space-deploy
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -68,6 +68,9 @@ bench-train: install  ## speed of training as ratios of one run
 
 bench-gpu: install  ## speed and memory of models of SDXL's and SD3's shape on a GPU; goes on where it stopped
 	$(BIN)/python -m benchmarks.speed --write docs/performance.md
+
+bench-sweep: install  ## a sweep of the Alpha lab against the same pictures one by one
+	$(BIN)/python -m benchmarks.sweep
 
 space-stage: install  ## write the tree of a Hugging Face Space into build/space; HARDWARE=cpu-basic for one without a GPU
 	PYTHONPATH=. $(BIN)/python spaces/space.py stage --hardware $(HARDWARE)

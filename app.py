@@ -1,11 +1,13 @@
 """Serve the page: `python app.py --port 7860`. The only file that knows every package."""
 
+import contextlib
 import logging
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import tyro
@@ -18,7 +20,10 @@ from chats.errors import UserError
 from chats.generation.studio import Studio
 from chats.models.choices import ModelChoice, describe_model
 from chats.models.sharing import DeviceShare
+from chats.pairs.recommended import changeable_pair, recommended_setting
+from chats.scoring import Scorer, score_pictures, scorer
 from chats.shapes import SHAPES_MODEL
+from chats.sweeps.store import SweepStore
 from training.commands import Push
 from training.datasets import DatasetStore
 from training.datasets.store import dataset_name
@@ -27,6 +32,8 @@ from training.jobs.catalogue import RunCatalogue
 from training.jobs.console import JobConsole, JobSettings
 from training.jobs.workspace import Workspace
 from training.progress import OnProgress
+from training.votes import VoteStore
+from training.votes.scores import Judge
 from ui.runs.words import short_title
 from ui.server import (
     LOGIN_VARIABLE,
@@ -35,7 +42,7 @@ from ui.server import (
     check_port,
     prepare_environment,
 )
-from ui.services import ModelServices, RunServices, Services
+from ui.services import LabServices, ModelServices, RunServices, Services
 from ui.space import (
     MAX_UPLOAD_MB,
     MODEL_VARIABLE,
@@ -118,6 +125,8 @@ def main(settings: Settings, *, devices: Sequence[Device] = ()) -> None:
     )
     if space is None or login is not None:  # else strangers would share one workspace
         services = with_workspace(services, settings, studio, runs=runs, devices=devices)
+    if lender is not None:  # these use the device outside of a request for pictures
+        services = replace(services, lab=None, shelf=None)
     page = build_ui(services)
     page.launch(
         server_name=settings.host,
@@ -134,7 +143,9 @@ def main(settings: Settings, *, devices: Sequence[Device] = ()) -> None:
         **launch_options(),
     )
     logger.info("Serving http://%s:%d", settings.host, settings.port)
-    threading.Thread(target=take_up_runs, args=(runs,), name="runs", daemon=True).start()
+    if services.runs and services.votes:
+        known = (services.runs, services.votes)
+        threading.Thread(target=take_up, args=known, name="runs", daemon=True).start()
     if lender is None:
         threading.Thread(target=warm_up, args=(studio,), name="warm-up", daemon=True).start()
     page.block_thread()
@@ -181,6 +192,8 @@ def with_workspace(
     return replace(
         services,
         datasets=datasets,
+        votes=VoteStore(datasets.folder.parent / "votes", datasets),
+        score=open_scorers(studio),
         runs=runs,
         desk=make_desk(settings, studio, runs=runs, datasets=datasets),
         shelf=ModelServices(
@@ -191,7 +204,22 @@ def with_workspace(
             refusal="" if settings.trainings else NO_LOADING,
         ),
         generate_on_cpu=studio.generate_on_cpu if has_cpu_beside(settings, devices) else None,
+        lab=open_lab(settings, studio, runs=runs),
     )
+
+
+def open_scorers(studio: Studio) -> Callable[[str], Judge]:
+    """Return what loads a scorer, once; on the CPU, where it needs no turn on a device."""
+    lock, known = threading.Lock(), {}
+
+    def judge(name: str) -> Judge:
+        with lock:
+            if name not in known:
+                studio.open_libraries("training.planning.dry_run")
+                known[name] = partial(score_pictures, scorer(name, device="cpu"))
+            return known[name]
+
+    return judge
 
 
 def open_studio(settings: Settings, runs: RunServices, *, devices: Sequence[Device]) -> Studio:
@@ -242,6 +270,20 @@ def make_desk(
     )
 
 
+def open_lab(settings: Settings, studio: Studio, *, runs: RunServices) -> LabServices:
+    """Open the sweeps of the workspace."""
+
+    def judge(name: str) -> Scorer:
+        studio.open_libraries("training.planning.dry_run")
+        return scorer(name, device=settings.device)
+
+    def pair_folder(pair: str | None) -> Path:
+        return changeable_pair(pair and (pair_of_run(runs, pair) or pair))
+
+    store = SweepStore(settings.workspace.expanduser().resolve() / "sweeps")
+    return LabServices(store=store, judge=judge, pair_folder=pair_folder)
+
+
 def open_runs(settings: Settings) -> RunServices:
     """Open the queue of the workspace."""
     workspace = settings.workspace.expanduser().resolve()
@@ -256,9 +298,10 @@ def open_runs(settings: Settings) -> RunServices:
     return RunServices(console=console, catalogue=catalogue, push=push)
 
 
-def take_up_runs(runs: RunServices) -> None:
+def take_up(runs: RunServices, votes: VoteStore) -> None:
     """Put right what happened while no server looked, and read all runs once."""
     try:
+        votes.mend()
         for run in runs.console.reconcile():
             logger.info("The training %s waited and was started.", run)
         runs.catalogue.entries()
@@ -274,7 +317,14 @@ def offered_models(
     for model, pair in ((settings.model, settings.pair), *others):
         own = describe_model(model, pair)
         found += [own] + [
-            replace(own, run=each.id, run_title=short_title(each), pair=each.id, has_pair=True)
+            replace(
+                own,
+                run=each.id,
+                run_title=short_title(each),
+                pair=each.id,
+                has_pair=True,
+                **_recommended(runs.console.directory(each.id).pair),
+            )
             for each in runs.catalogue.finished_pairs(model)
         ]
     return tuple(found)
@@ -287,6 +337,13 @@ def pair_of_run(runs: RunServices, run: str) -> str | None:
     if not runs.catalogue.get(run).has_pair:
         raise UserError(f"The run {run} has no finished pair.")
     return str(runs.console.directory(run).pair)
+
+
+def _recommended(pair: Path) -> dict[str, float]:
+    """Return the setting that a pair recommends; a damaged pair says so when it is used."""
+    with contextlib.suppress(UserError):
+        return recommended_setting(pair)
+    return {}
 
 
 if __name__ == "__main__":

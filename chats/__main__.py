@@ -1,7 +1,8 @@
-"""The command line: `python -m chats generate | compare | info`.
+"""The command line: `python -m chats generate | compare | sweep | info`.
 
 python -m chats compare --prompt "three red stars on a black background"
 python -m chats generate --prompt "a blue circle" --method chats --scale 5 --alpha 0.5 --count 4
+python -m chats sweep --prompts "three red stars" --alphas 0 0.5 1 --scales 2 5 --out sweeps/stars
 python -m chats info pictures/chats-0.png
 """
 
@@ -30,12 +31,13 @@ from chats.generation.sheet import side_by_side
 from chats.pairs import hub
 from chats.pairs.weight_files import component_folders, local_folder, read_json, weight_bytes
 from chats.shapes import BASE, SHAPES_MODEL
+from chats.sweeps.command import Sweep
 from chats.wording import row_label
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 2 for what the person can mend."""
-    command = tyro.cli(Generate | Compare | Info, args=arguments, prog="python -m chats")
+    command = tyro.cli(COMMANDS, args=arguments, prog="python -m chats")
     try:
         command.run()
     except UserError as error:
@@ -59,7 +61,8 @@ def _without(model: type[BaseModel], *names: str) -> type[BaseModel]:
 
 
 _Shared = _without(GenerationConfig, "rows", "missing_pair", "preview_every")
-_SameForAll = _without(Row, "method")
+_OneRow = _without(Row, "prompt")
+_SameForAll = _without(Row, "method", "prompt")
 _Flat = tyro.conf.OmitArgPrefixes
 
 
@@ -95,7 +98,7 @@ class _Making(FrozenSettings):
 class Generate(_Making):
     """Make pictures and write them as PNG files with their settings inside."""
 
-    row: Annotated[Row, _Flat] = Row()
+    row: Annotated[_OneRow, _Flat] = _OneRow()
     """How each picture is guided, and the first seed."""
 
     count: int = Field(1, ge=1, le=64)
@@ -147,6 +150,9 @@ class Info(FrozenSettings):
             _say(json.dumps(read_json(folder / "pair.json"), indent=2, ensure_ascii=False))
         else:
             _say("\n".join(_model_lines(folder)))
+
+
+COMMANDS = Generate | Compare | Sweep | Info
 
 
 def _model_lines(folder: Path) -> list[str]:

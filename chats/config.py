@@ -46,21 +46,15 @@ class Row(FrozenSettings):
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of this picture's noise: the same seed gives the same picture in any batch."""
 
+    prompt: str | None = None
+    """What this picture should show; none means the prompt of the generation."""
 
-class GenerationConfig(FrozenSettings):
-    """Everything that decides the pictures of one generation."""
 
-    prompt: str = ""
-    """What the pictures should show; empty is the null prompt."""
+class SharedSettings(FrozenSettings):
+    """What is the same for all pictures of a generation or of a sweep."""
 
     negative_prompt: str = ""
     """What the pictures should avoid: it takes the place of the null prompt."""
-
-    rows: tuple[Row, ...] = Field((Row(),), min_length=1, max_length=64)
-    """The pictures, one row each; all of them denoise in lockstep."""
-
-    num_steps: int | None = Field(None, ge=1, le=200)
-    """Number of denoising steps; none means the number that suits the model."""
 
     width: int | None = Field(None, ge=8, le=4096)
     """Width in pixels; none means the model's own size."""
@@ -68,17 +62,30 @@ class GenerationConfig(FrozenSettings):
     height: int | None = Field(None, ge=8, le=4096)
     """Height in pixels; none means the model's own size."""
 
-    scheduler: SchedulerName = "default"
-    """Sampler; `default` is the one that the model comes with."""
-
-    interval: tuple[Fraction, Fraction] = (0.0, 1.0)
-    """Fractions of the steps between which guidance is on; outside it costs nothing."""
-
     model: str = Field("shapes", min_length=1, max_length=500)
     """The base model: `shapes` (embedded), a folder, or a Hub id such as `owner/name`."""
 
     pair: str | None = Field(None, max_length=500)
     """The preference pair: a folder or a Hub id; none means the one embedded with the model."""
+
+
+class GenerationConfig(SharedSettings):
+    """Everything that decides the pictures of one generation."""
+
+    prompt: str = ""
+    """What the pictures should show; empty is the null prompt."""
+
+    rows: tuple[Row, ...] = Field((Row(),), min_length=1, max_length=64)
+    """The pictures, one row each; all of them denoise in lockstep."""
+
+    num_steps: int | None = Field(None, ge=1, le=200)
+    """Number of denoising steps; none means the number that suits the model."""
+
+    scheduler: SchedulerName = "default"
+    """Sampler; `default` is the one that the model comes with."""
+
+    interval: tuple[Fraction, Fraction] = (0.0, 1.0)
+    """Fractions of the steps between which guidance is on; outside it costs nothing."""
 
     missing_pair: Literal["refuse", "skip"] = "refuse"
     """Whether rows that need a pair are refused or left out where the model has none."""
@@ -114,5 +121,6 @@ __all__ = [
     "MethodName",
     "Row",
     "SchedulerName",
+    "SharedSettings",
     "parse_generation_config",
 ]

@@ -89,6 +89,7 @@ class FakeStudio:
             notices=self.notices,
             seconds=1.5,
             num_predictions=5 * num_steps,
+            rows_per_call=16,
             combined=tuple(combination(row) for row in config.rows),
         )
 

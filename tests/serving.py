@@ -40,11 +40,12 @@ def serve(
     *arguments: str,
     program: Sequence[str] = ("app.py",),
     login: str = "",
+    port: int | None = None,
     python: str = sys.executable,
     **variables: str,
 ) -> Iterator[Server]:
     """Run `app.py`, or another program, with arguments and variables until the block ends."""
-    port, log = _free_port(), folder / "server.log"
+    port, log = port or _free_port(), folder / "server.log"
     command = [python, *program, "--port", str(port), "--workspace", str(folder / "work")]
     with log.open("w") as output:
         process = subprocess.Popen(

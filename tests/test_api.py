@@ -84,7 +84,9 @@ def test_steps_are_told_while_the_pictures_are_made(client):
 def test_png_info_reads_back_what_made_a_picture(client):
     files, _ = compare(client, alpha=0.25, scale=5.0, seed=9)
     settings = client.predict(file=handle_file(files[2]), api_name="/png_info")
-    assert settings["rows"] == [{"method": "chats", "scale": 5.0, "alpha": 0.25, "seed": 9}]
+    assert settings["rows"] == [
+        {"method": "chats", "scale": 5.0, "alpha": 0.25, "seed": 9, "prompt": None}
+    ]
     assert settings["prompt"] == PROMPT
 
 

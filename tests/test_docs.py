@@ -18,7 +18,7 @@ import benchmarks
 import chats
 import training
 import ui
-from chats.__main__ import Compare, Generate, Info
+from chats.__main__ import COMMANDS as CHATS_COMMANDS
 from chats.config import MethodName
 from chats.shapes.pairs import PairsConfig
 from training.commands import parse_arguments
@@ -30,7 +30,7 @@ PACKAGES = (benchmarks, chats, training, ui)
 TEXTS = {".css", ".js", ".json", ".md", ".py", ".toml", ".txt", ".yaml", ".yml", ""}
 PATH_OF_A_MACHINE = re.compile(r"(?<![\w.<>}])/(?:home|root|tmp|Users|work|workspace)/\w")
 COMMANDS = {
-    "chats": lambda given: tyro.cli(Generate | Compare | Info, args=given),
+    "chats": lambda given: tyro.cli(CHATS_COMMANDS, args=given),
     "chats.shapes.pairs": lambda given: tyro.cli(PairsConfig, args=given),
     "training": parse_arguments,
     "training.evaluate": parse_evaluation,

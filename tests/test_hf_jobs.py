@@ -15,7 +15,8 @@ from training.jobs import hf_bundle, hf_jobs
 from training.jobs.console import JobConsole, JobSettings
 from training.jobs.elsewhere import HF_JOBS
 from training.jobs.hf_bundle import METRICS_MARK, SCRIPT
-from training.jobs.hf_jobs import HfJobs, HfJobSettings
+from training.jobs.hf_jobs import HfJobs
+from training.jobs.hf_price import HfJobSettings
 
 TOKEN = "hf_secret_of_ada"
 PACKAGES = hf_bundle._PACKAGES

@@ -26,7 +26,8 @@ from training.progress import Progress
 from training.run import RunDirectory
 from ui.compare.tab import CompareHandlers
 from ui.compare.values import find_model
-from ui.runs.curves import RunCurve, render_curves, smoothed, ticks
+from ui.plots import ticks
+from ui.runs.curves import RunCurve, render_curves, smoothed
 from ui.runs.endpoints import RunEndpoints
 from ui.runs.handlers import RunsHandlers
 from ui.runs.samples import nearest_step

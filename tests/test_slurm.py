@@ -20,7 +20,8 @@ from tests.serving import ROOT
 from training.jobs import slurm
 from training.jobs.console import JobConsole, JobSettings
 from training.jobs.elsewhere import SLURM
-from training.jobs.slurm import Slurm, SlurmSettings
+from training.jobs.slurm import Slurm
+from training.jobs.slurm_cluster import SlurmSettings
 
 PROGRAMS = ("sbatch", "squeue", "sacct", "scancel", "srun")
 

@@ -11,13 +11,19 @@ from ui.compare.endpoints import add_endpoints
 from ui.compare.tab import build_compare
 from ui.data.tab import build_data
 from ui.html import plain_html
+from ui.lab.endpoints import add_lab_endpoints
+from ui.lab.tab import build_lab, kept_sweep
 from ui.models.endpoints import add_model_endpoints
 from ui.models.tab import build_models
 from ui.runs.endpoints import add_run_endpoints
 from ui.runs.tab import build_runs
+from ui.scoreboard.tab import build_scoreboard
 from ui.services import Services
 from ui.train.endpoints import add_train_endpoints
 from ui.train.tab import build_train, kept_form
+from ui.vote.desk import VoteDesk
+from ui.vote.endpoints import add_vote_endpoints
+from ui.vote.tab import build_vote, kept_votes, train_on_votes
 
 TITLE = "CHATS"
 SENTENCE = "One prompt, one seed, sampled with and without human preferences, side by side."
@@ -40,31 +46,53 @@ def build_ui(services: Services) -> gr.Blocks:
             pill = plain_html(render_model_status(services.status()), elem_id="chats-model")
         for notice in services.notices:
             plain_html(f'<p class="server-notice" role="note">{escape(notice)}</p>')
-        saved = kept_form()
+        saved, swept, voted = kept_form(), kept_sweep(), kept_votes()
+        desk = VoteDesk(services)
+        refill, vote = None, None
         with gr.Tabs(elem_id="chats-tabs"):
             with gr.Tab("Compare", id="compare"):
-                pair = build_compare(services, page=page)
+                compare = build_compare(services, page=page)
+            if services.lab:
+                with gr.Tab("Alpha lab", id="lab") as lab:
+                    build_lab(services, page=page, tab=lab, saved=swept, compare=compare)
+            if services.votes:
+                with gr.Tab("Vote", id="vote") as voting:
+                    vote = build_vote(services, desk, page=page, tab=voting, kept=voted)
+                with gr.Tab("Scoreboard", id="scoreboard") as board:
+                    build_scoreboard(services, tab=board)
             if services.datasets:
                 with gr.Tab("Data", id="data") as tab:
                     build_data(services, tab=tab)
             take_up = None
             if services.desk:
                 with gr.Tab("Train", id="train") as train:
-                    take_up = build_train(services.desk, page=page, tab=train, saved=saved)
+                    take_up, refill = build_train(services.desk, page=page, tab=train, saved=saved)
             if services.runs:
                 with gr.Tab("Runs", id="runs") as runs:
-                    build_runs(services, page=page, tab=runs, pair=pair, take_up=take_up)
+                    build_runs(
+                        services,
+                        page=page,
+                        tab=runs,
+                        pair=compare.fields["model"],
+                        take_up=take_up,
+                    )
             if services.shelf:
                 with gr.Tab("Models", id="models") as models:
                     build_models(services.shelf, tab=models)
+        if vote and refill:
+            train_on_votes(vote, saved=saved, refill=refill)
         plain_html(FOOTER)
         add_endpoints(services)
+        if services.lab:
+            add_lab_endpoints(services)
         if services.shelf:
             add_model_endpoints(services.shelf)
         if services.desk:
             add_train_endpoints(services.desk)
         if services.runs:
             add_run_endpoints(services.runs)
+        if services.votes:
+            add_vote_endpoints(services, desk)
         _follow_model(services, page=page, pill=pill)
     return page.queue(max_size=32)
 

@@ -3,17 +3,22 @@
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from chats.config import GenerationConfig
 from chats.generation.events import ImagesEvent, StepEvent
 from chats.models.choices import ModelChoice, ModelStatus
 from chats.models.reports import DeviceReport
 from chats.pairs.hub import OnBytes
+from chats.scoring import Scorer
+from chats.sweeps.store import SweepStore
 from training.datasets import DatasetStore
 from training.desk import TrainingDesk
 from training.jobs.catalogue import RunCatalogue
 from training.jobs.console import JobConsole
 from training.progress import OnProgress
+from training.votes import VoteStore
+from training.votes.scores import Judge
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,18 @@ class RunServices:
 
 
 @dataclass(frozen=True)
+class LabServices:
+    """What the Alpha lab needs beside pictures."""
+
+    store: SweepStore
+    """The sweeps of the workspace."""
+    judge: Callable[[str], Scorer]
+    """Make a scorer by its name in `chats.scoring.SCORERS`, loading its weights."""
+    pair_folder: Callable[[str | None], Path]
+    """The folder of a pair whose recommended setting may be changed; a UserError if it may not."""
+
+
+@dataclass(frozen=True)
 class Services:
     """Everything that the page asks of the rest of the program."""
 
@@ -70,3 +87,9 @@ class Services:
     """What visitors should know of this server, in sentences."""
     runs: RunServices | None = None
     """Trainings; none where this server has no queue."""
+    votes: VoteStore | None = None
+    """Votes on pictures; none where this server takes none."""
+    score: Callable[[str], Judge] | None = None
+    """Load a scorer by its name; none where there are none."""
+    lab: LabServices | None = None
+    """Sweeps; none where this server keeps none."""

@@ -48,5 +48,8 @@ class ImagesEvent:
     """Predictions of a denoiser for one picture, summed over steps and rows: CFG makes two a step
     wherever guidance is on, Standard one."""
 
+    rows_per_call: int
+    """The most pictures that fit into one call; less than the manager's where memory ran short."""
+
     combined: tuple[str, ...]
     """For each row, in words, what was combined: `6·preferred(prompt) − 5·dispreferred(proxy)`."""

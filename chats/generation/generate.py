@@ -65,5 +65,6 @@ def generate(
             notices=(*plan.notices, *painter.notices),
             seconds=time.perf_counter() - started,
             num_predictions=painter.num_predictions,
+            rows_per_call=painter.rows_per_call,
             combined=tuple(combination(row) for row in plan.config.rows),
         )

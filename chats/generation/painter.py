@@ -58,6 +58,11 @@ class Painter:
         self._events: queue.Queue[StepEvent | None] = queue.Queue(_QUEUED_EVENTS)
         self._pace = _Pace()
 
+    @property
+    def rows_per_call(self) -> int:
+        """The most pictures that are made in one call; it is halved where memory runs short."""
+        return self._max_rows
+
     def steps(self) -> Iterator[StepEvent]:
         """Yield steps until the work is over."""
         while (event := self._events.get()) is not None:
@@ -151,7 +156,7 @@ class Painter:
         )
         with guided as cost:
             images = pipeline(
-                [config.prompt] * len(rows),
+                [config.prompt if row.prompt is None else row.prompt for row in rows],
                 num_inference_steps=config.num_steps,
                 width=config.width,
                 height=config.height,

@@ -4,7 +4,7 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
-from chats.config import GenerationConfig
+from chats.config import GenerationConfig, Row
 from chats.denoising.methods import needs_pair
 from chats.errors import UserError
 from chats.generation.prompts import TokenLimit, clean_prompt
@@ -35,9 +35,11 @@ def make_plan(config: GenerationConfig, lease: Lease) -> Plan:
     """
     rows, row_notices = _rows(config, has_pair=lease.pair is not None)
     limits = token_limits(lease.pipeline)
+    rows, own_notices = _clean_rows(rows, limits)
     prompt = clean_prompt(config.prompt, limits=limits)
     negative = clean_prompt(config.negative_prompt, limits=limits, name="Negative prompt")
-    empty = () if prompt.text else ("The prompt is empty: this is the null prompt.",)
+    is_empty = not prompt.text and any(row.prompt is None for row in rows)
+    empty = () if not is_empty else ("The prompt is empty: this is the null prompt.",)
     settled = config.model_copy(
         update={
             "prompt": prompt.text,
@@ -48,7 +50,7 @@ def make_plan(config: GenerationConfig, lease: Lease) -> Plan:
             "height": _size("height", config.height, lease),
         }
     )
-    return Plan(settled, (*row_notices, *prompt.notices, *empty, *negative.notices))
+    return Plan(settled, (*row_notices, *prompt.notices, *own_notices, *empty, *negative.notices))
 
 
 def token_limits(pipeline: Any) -> tuple[TokenLimit, ...]:
@@ -72,6 +74,19 @@ def _rows(config: GenerationConfig, *, has_pair: bool) -> tuple[tuple, tuple[str
     if config.missing_pair == "refuse" or not rest:
         raise UserError(problem)
     return rest, (f"Left out {problem}",)
+
+
+def _clean_rows(
+    rows: tuple[Row, ...], limits: tuple[TokenLimit, ...]
+) -> tuple[tuple[Row, ...], tuple[str, ...]]:
+    """Clean the prompts that rows have of their own, each once."""
+    own = dict.fromkeys(row.prompt for row in rows if row.prompt is not None)
+    clean = {text: clean_prompt(text, limits=limits) for text in own}
+    cleaned = tuple(
+        row if row.prompt is None else row.model_copy(update={"prompt": clean[row.prompt].text})
+        for row in rows
+    )
+    return cleaned, tuple(notice for each in clean.values() for notice in each.notices)
 
 
 def _size(name: str, asked: int | None, lease: Lease) -> int:

@@ -61,7 +61,10 @@ def read_png(path: str | Path) -> GenerationConfig:
 
 def config_of_row(config: GenerationConfig, row: int) -> GenerationConfig:
     """Return the settings that make picture `row` alone: the same seed makes the same picture."""
-    return config.model_copy(update={"rows": (config.rows[row],)})
+    own = config.rows[row]
+    prompt = config.prompt if own.prompt is None else own.prompt
+    alone = own.model_copy(update={"prompt": None})
+    return config.model_copy(update={"rows": (alone,), "prompt": prompt})
 
 
 def png_info(config: GenerationConfig) -> PngImagePlugin.PngInfo:

@@ -13,8 +13,8 @@ from training.config import TrainingConfig, parse_command_line
 from training.hardware import HardwareSettings
 from training.jobs.console import JobConsole, JobSettings, WorkspaceSettings
 from training.jobs.elsewhere import known_launchers
-from training.jobs.hf_jobs import HfJobSettings
-from training.jobs.slurm import SlurmSettings
+from training.jobs.hf_price import HfJobSettings
+from training.jobs.slurm_cluster import SlurmSettings
 from training.jobs.states import FINAL
 from training.jobs.summary import JobSummary
 

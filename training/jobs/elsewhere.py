@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 
 from training.jobs.here import ThisMachine
-from training.jobs.hf_jobs import HfJobs, HfJobSettings
+from training.jobs.hf_jobs import HfJobs
+from training.jobs.hf_price import HfJobSettings
 from training.jobs.launchers import Launcher
 from training.jobs.queue import HERE
-from training.jobs.slurm import Slurm, SlurmSettings
+from training.jobs.slurm import Slurm
+from training.jobs.slurm_cluster import SlurmSettings
 
 HF_JOBS, SLURM = "hf-jobs", "slurm"
 

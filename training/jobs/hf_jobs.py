@@ -17,9 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from chats.config import FrozenSettings
 from chats.errors import UserError
 from training.hub import check_name, hub_errors_explained
 from training.jobs.hf_bundle import (
@@ -31,6 +28,7 @@ from training.jobs.hf_bundle import (
     write_bundle,
 )
 from training.jobs.hf_following import Followers
+from training.jobs.hf_price import HfJobSettings, check_price
 from training.jobs.launchers import Report
 from training.jobs.reading import LogChunk, read_log
 from training.jobs.workspace import JobFolder
@@ -44,7 +42,6 @@ RUN_LABEL = "chats-run"
 _BUNDLES = "chats-jobs"
 """Private repository of the user that bundles are uploaded to."""
 _LOOK_AGAIN_SECONDS = 10.0
-_UNITS_OF_AN_HOUR = {"second": 3600, "minute": 60, "hour": 1}
 _ENDS: Mapping[str, tuple[RunState, str]] = {
     "COMPLETED": ("succeeded", "The pair is at https://huggingface.co/{repo}."),
     "ERROR": ("failed", "The job failed: {said}"),
@@ -52,28 +49,6 @@ _ENDS: Mapping[str, tuple[RunState, str]] = {
     "DELETED": ("interrupted", "The job was deleted on the Hub; it kept no checkpoint."),
 }
 """Stages that a job does not leave, with what the run becomes."""
-
-
-class HfJobSettings(FrozenSettings):
-    """A training as a Hugging Face Job; it costs money."""
-
-    flavor: str = ""
-    """Hardware, such as `a10g-small`; a wrong name lists all with their prices."""
-
-    hours: float = Field(3.0, gt=0, le=240)
-    """It is ended after so long, finished or not."""
-
-    max_usd: float = Field(0.0, ge=0)
-    """What it may cost at most, in US dollars: hours times the price. This is the consent."""
-
-    repo: str = ""
-    """Where the pair is pushed to, `owner/name`."""
-
-    public: bool = False
-    """Make a new repository public."""
-
-    image: str = "python:3.12"
-    """Docker image with Python; the requirements are installed in it."""
 
 
 @dataclass
@@ -121,7 +96,7 @@ class HfJobs:
             raise UserError("A job runs elsewhere: leave out --device and choose a flavor.")
         settings = self._agreed()
         with _explained(f"for {settings.repo}", doing="start a job"):
-            self._check_price(settings)
+            check_price(settings, api=self._make_api(), token=self._token())
         return ()
 
     def submit(self, folder: JobFolder) -> str:
@@ -136,7 +111,7 @@ class HfJobs:
         check_portable(config)
         explained = _explained(f"for {settings.repo}", doing="start a job")
         with explained, tempfile.TemporaryDirectory() as bundle:
-            self._check_price(settings)
+            check_price(settings, api=self._make_api(), token=self._token())
             api, token = self._make_api(), self._needed_token(settings)
             owner = api.whoami(token=token)["name"]
             write_bundle(Path(bundle), config)
@@ -254,25 +229,6 @@ class HfJobs:
         check_name(settings.repo)
         return settings
 
-    def _check_price(self, settings: HfJobSettings) -> None:
-        prices = {
-            each.name: each.unit_cost_usd * _units(each.unit_label)
-            for each in self._make_api().list_jobs_hardware(token=self._token())
-        }
-        if settings.flavor not in prices:
-            known = ", ".join(f"{name} (${price:.2f}/h)" for name, price in prices.items())
-            raise UserError(
-                f"There is no hardware {settings.flavor!r}. --hf-jobs.flavor is one of: {known}."
-            )
-        price = prices[settings.flavor]
-        cost = price * settings.hours
-        if cost > settings.max_usd + 0.005:
-            raise UserError(
-                f"{settings.flavor} costs ${price:.2f} an hour, at most ${cost:.2f} in "
-                f"{settings.hours:g} hours; agreed are ${settings.max_usd:.2f}. To agree add "
-                f"--hf-jobs.max-usd {cost:.2f}, or lower --hf-jobs.hours."
-            )
-
     def _needed_token(self, settings: HfJobSettings) -> str:
         token = self._token()
         if not token:
@@ -293,17 +249,6 @@ def _parts(folder: JobFolder) -> tuple[str, str]:
     job = folder.job()
     owner, _, job_id = (job.handle or "" if job else "").partition("/")
     return owner, job_id
-
-
-def _units(label: str) -> float:
-    """Return how many units of a price an hour has.
-
-    Raises:
-        UserError: The unit is unknown, so the price is.
-    """
-    if label not in _UNITS_OF_AN_HOUR:
-        raise UserError(f"The Hub tells prices by the {label!r}, which this program can't read.")
-    return _UNITS_OF_AN_HOUR[label]
 
 
 def _make_api() -> "HfApi":

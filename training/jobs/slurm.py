@@ -14,21 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
-from chats.config import FrozenSettings
 from chats.errors import UserError, explain_validation
 from training.disk import read_if_there, write_atomically
 from training.jobs.here import run_command, run_variables
 from training.jobs.launchers import Report
 from training.jobs.reading import LogChunk, read_log
+from training.jobs.slurm_cluster import SlurmSettings, ask, rows
 from training.jobs.workspace import JobFolder
 from training.launch import Engine
 from training.run import RunState
 
 NAME_MARK = "chats-"
 _LOOK_AGAIN_SECONDS = 10.0
-_ASK_SECONDS = 30
 # Strings only go into the job's file, so a node needs nothing of ours to read it.
 _SCRIPT = 'output=$1; shift; exec "$@" >>"$output" 2>&1'
 _LAST_WORDS: Mapping[str, tuple[RunState, str]] = {
@@ -41,31 +40,6 @@ _LAST_WORDS: Mapping[str, tuple[RunState, str]] = {
     "BOOT_FAIL": ("interrupted", "Its node did not start."),
     "DEADLINE": ("interrupted", "Slurm ended it: its deadline was over."),
 }
-
-
-class SlurmSettings(FrozenSettings):
-    """A training as a batch job of Slurm."""
-
-    partition: str | None = None
-    """Partition; none means the cluster's default."""
-
-    account: str | None = None
-    """Account that is charged; none means the user's default."""
-
-    qos: str | None = None
-    """Quality of service; none means the default."""
-
-    hours: float = Field(24.0, gt=0)
-    """Slurm ends it after so long; it can then be resumed."""
-
-    gpus_per_node: int = Field(1, ge=0)
-    """GPUs; the engine's processes must be as many."""
-
-    cpus: int = Field(8, ge=1)
-    """CPU cores."""
-
-    memory_gb: int = Field(64, ge=1)
-    """Main memory."""
 
 
 class Executor(Protocol):
@@ -186,7 +160,7 @@ class Slurm:
             return
         is_waiting = folder.run.stored_status().state == "queued"
         signal = [] if force or is_waiting else ["--signal=TERM"]
-        _ask("scancel", *signal, handle)
+        ask("scancel", *signal, handle)
         self._seen.pop(folder.id, None)
 
     def logs(self, folder: JobFolder, *, offset: int | None, max_bytes: int) -> LogChunk:
@@ -199,8 +173,8 @@ class Slurm:
         Raises:
             UserError: Slurm can't be asked.
         """
-        rows = [line.split() for line in _ask("squeue", "--me", *_rows("%i %j")).splitlines()]
-        found = [(row[1], row[0]) for row in rows if len(row) == 2]
+        lines = ask("squeue", "--me", *rows("%i %j")).splitlines()
+        found = [(row[1], row[0]) for row in map(str.split, lines) if len(row) == 2]
         return {
             name.removeprefix(NAME_MARK): number
             for name, number in found
@@ -212,7 +186,7 @@ class Slurm:
         if handle is None:
             return Report(is_alive=False)
         try:
-            said = _ask("squeue", "--jobs", handle, *_rows("%T %r")).strip()
+            said = ask("squeue", "--jobs", handle, *rows("%T %r")).strip()
         except UserError as error:
             if "Invalid job id" not in str(error):  # what Slurm says of jobs that it has forgotten
                 return Report(is_alive=True, reason=f"Slurm can't be asked: {error}")
@@ -231,7 +205,7 @@ class Slurm:
         words = ""
         with contextlib.suppress(UserError):  # a cluster without accounting has no last words
             states = ("sacct", "--jobs", handle, "--noheader", "--parsable2", "--allocations")
-            words = _ask(*states, "--format=State").partition(" ")[0].strip()
+            words = ask(*states, "--format=State").partition(" ")[0].strip()
         if folder.stop_request() is not None:
             return  # it was asked to end: whoever looks at the run says so
         if words in _LAST_WORDS:
@@ -263,30 +237,6 @@ def _settings_path(folder: JobFolder) -> Path:
 def _handle(folder: JobFolder) -> str | None:
     job = folder.job()
     return job.handle if job else None
-
-
-def _rows(columns: str) -> tuple[str, ...]:
-    return "--noheader", "--format", columns
-
-
-def _ask(*command: str) -> str:
-    """Run one of Slurm's programs and return what it printed.
-
-    Raises:
-        UserError: It is not installed, fails, or does not answer.
-    """
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_ASK_SECONDS, check=True
-        )
-    except FileNotFoundError:
-        raise UserError(f"{command[0]} is not on this machine: it belongs to no cluster.") from None
-    except subprocess.CalledProcessError as error:
-        said = (error.stderr or "").strip() or f"exit status {error.returncode}"
-        raise UserError(f"{command[0]}: {said}") from None
-    except subprocess.TimeoutExpired:
-        raise UserError(f"{command[0]} has not answered for {_ASK_SECONDS} seconds.") from None
-    return done.stdout
 
 
 def _submitit_executor(folder: Path) -> Executor:

@@ -101,9 +101,10 @@
       const value = +y1 - ((near.y - top) / (bottom - top)) * (y1 - y0);
       return `<b data-line="${line.dataset.line}">${number(value)}</b>`;
     });
-    const step = +x0 + ((at - left) / (right - left)) * (x1 - x0);
+    const place = +x0 + ((at - left) / (right - left)) * (x1 - x0);
+    const name = figure.dataset.xName;
     if (output.dataset.key === undefined) output.dataset.key = output.innerHTML;
-    output.innerHTML = `step ${Math.round(step)}: ${found.join(" ")}`;
+    output.innerHTML = `${name} ${name === "step" ? Math.round(place) : number(place)}: ${found.join(" ")}`;
     let cursor = svg.querySelector(".cursor");
     if (!cursor) {
       cursor = document.createElementNS("http://www.w3.org/2000/svg", "line");

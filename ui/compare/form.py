@@ -18,6 +18,9 @@ SCHEDULERS = (
     ("DPM++ multistep", "dpm++"),
     ("UniPC", "unipc"),
 )
+ALPHA_RANGE = (-0.5, 1.0)
+SCALE_RANGE = (0.0, 15.0)
+"""Ends of the sliders."""
 MAX_DRAWN_SEED = 1_000_000
 GO_LIVE = "(live) => { if (live) window.chats.live(); return []; }"
 ROLL_DICE = f"""(live) => {{
@@ -34,14 +37,19 @@ class CompareForm:
     generate: gr.Button
     stop: gr.Button
     read_png: gr.UploadButton
+    sweep: gr.Button
+    """Takes the form to the Alpha lab."""
 
 
-def build_form(models: Sequence[ModelChoice], *, offers_cpu: bool = False) -> CompareForm:
+def build_form(
+    models: Sequence[ModelChoice], *, offers_cpu: bool = False, can_sweep: bool = False
+) -> CompareForm:
     """Lay out the form with the defaults that suit the first model.
 
     Args:
         models: those on offer.
         offers_cpu: whether pictures may be made on the CPU, beside a GPU that is in use.
+        can_sweep: whether there is an Alpha lab.
     """
     model = models[0]
     with gr.Row(elem_classes="ask"):
@@ -75,11 +83,19 @@ def build_form(models: Sequence[ModelChoice], *, offers_cpu: bool = False) -> Co
     dials["model"].input(None, dials["live"], js=GO_LIVE, api_visibility="private")
     with gr.Accordion("Advanced", open=False, elem_classes="advanced"):
         advanced, read_png = _advanced(model)
+    sweep = gr.Button(
+        "Sweep from here",
+        size="sm",
+        visible=can_sweep,
+        elem_id="chats-sweep",
+        elem_classes="quiet",
+    )
     return CompareForm(
         fields={"prompt": prompt, **dials, **advanced},
         generate=generate,
         stop=stop,
         read_png=read_png,
+        sweep=sweep,
     )
 
 
@@ -93,8 +109,7 @@ def pair_choices(models: Sequence[ModelChoice]) -> list[tuple[str, str]]:
 def _dials(model: ModelChoice, *, offers_cpu: bool) -> dict[str, Component]:
     """α, s and the seed: what moves the pictures while they are looked at."""
     alpha = gr.Slider(
-        -0.5,
-        1.0,
+        *ALPHA_RANGE,
         value=model.alpha,
         step=0.05,
         label="Proxy strength α",
@@ -104,8 +119,7 @@ def _dials(model: ModelChoice, *, offers_cpu: bool) -> dict[str, Component]:
         min_width=150,
     )
     scale = gr.Slider(
-        0,
-        15,
+        *SCALE_RANGE,
         value=model.scale,
         step=0.5,
         label="Guidance scale s",

@@ -137,12 +137,16 @@ class CompareHandlers:
             self._runs.finish(session, ticket)
 
 
-def build_compare(services: Services, *, page: gr.Blocks) -> gr.Dropdown:
-    """Lay out the tab and connect its handlers; returns where the pair is chosen."""
+def build_compare(services: Services, *, page: gr.Blocks) -> CompareForm:
+    """Lay out the tab and connect its handlers; returns its form."""
     models = services.models()
     model = models[0]
     handlers = CompareHandlers(services)
-    form = build_form(models, offers_cpu=services.generate_on_cpu is not None)
+    form = build_form(
+        models,
+        offers_cpu=services.generate_on_cpu is not None,
+        can_sweep=services.lab is not None,
+    )
     board = gr.State(empty_board(model))
     saved = gr.BrowserState(
         None, storage_key=f"chats-compare-{model.name}-{model.width}", secret=STORAGE_SECRET
@@ -200,7 +204,7 @@ def build_compare(services: Services, *, page: gr.Blocks) -> gr.Dropdown:
     form.fields["model"].change(handlers.suit, [form.fields["model"], base], suited, **quick)
     page.unload(handlers.leave)
     _connect_memory(page, handlers, form, saved)
-    return form.fields["model"]
+    return form
 
 
 def _connect_memory(

@@ -12,11 +12,12 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel
 
+from chats.number_lists import read_numbers
 from ui.train.untrusted_yaml import read_untrusted_yaml
 
-Kind = Literal["choice", "several", "switch", "number", "text", "lines", "yaml"]
-"""`several` is any number of choices; `lines` is a list with one item a line; `yaml` is whatever
-has no simpler form."""
+Kind = Literal["choice", "several", "switch", "number", "text", "lines", "numbers", "yaml"]
+"""`several` is any number of choices; `lines` is a list with one item a line; `numbers` is one with
+commas; `yaml` is whatever has no simpler form."""
 
 _ACRONYMS = {"ema": "EMA", "lora": "LoRA", "snr": "SNR"}
 _WHEN_NONE = re.compile(r"\bnone(?: means|:)? ([^.;]+)", re.IGNORECASE)
@@ -222,12 +223,16 @@ def _ask(schema: Mapping[str, Any]) -> Ask:
     if kind == "array" and items.get("type") == "string":
         choices = tuple(items.get("enum", ()))
         return Ask("several", choices=choices) if choices else Ask("lines")
+    if kind == "array" and items.get("type") in ("number", "integer"):
+        return Ask("numbers")
     return Ask("yaml")
 
 
 def _shown(ask: Ask, value: Any) -> Any:
     if ask.kind == "lines":
         return "\n".join(value or ())
+    if ask.kind == "numbers":
+        return ", ".join(f"{each:.15g}" for each in value or ())
     if ask.kind == "several":
         return list(value or ())
     if ask.kind == "yaml":
@@ -242,6 +247,8 @@ def _said(ask: Ask, given: Any, *, none_if_empty: bool) -> Any:
     if ask.kind == "lines" and isinstance(given, str):
         lines = [line.strip() for line in given.splitlines() if line.strip()]
         return None if not lines and none_if_empty else lines
+    if ask.kind == "numbers" and isinstance(given, str):
+        return None if not given.strip() and none_if_empty else _numbers(given)
     if ask.kind == "several" and not given and none_if_empty:
         return None
     if ask.kind == "yaml" and isinstance(given, str):
@@ -249,6 +256,13 @@ def _said(ask: Ask, given: Any, *, none_if_empty: bool) -> Any:
     if given == "" and ask.kind in ("text", "choice") and none_if_empty:
         return None
     return given
+
+
+def _numbers(given: str) -> Any:
+    try:
+        return read_numbers(given)
+    except ValueError:  # a range that is none: the model says what is wrong with it
+        return given
 
 
 def _as_yaml(value: Any) -> str:

@@ -5,7 +5,7 @@ belong first and folds the rest, group by group.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -48,6 +48,7 @@ class SettingsForm:
         without: Sequence[str] = (),
         choices: Mapping[str, Choices] | None = None,
         helps: Mapping[str, str] | None = None,
+        titles: Mapping[str, str] | None = None,
     ):
         """Prepare a form.
 
@@ -58,12 +59,13 @@ class SettingsForm:
             without: Names of settings that are not asked; paths never are.
             choices: Offers for settings whose values come from a list, as (title, value).
             helps: What is said here instead of the settings' own words.
+            titles: How settings are called here instead of by their names.
         """
         self._prefix = prefix
         self._start = start.model_dump(mode="json")
         self._choices = dict(choices or {})
         self._helps = dict(helps or {})
-        self.groups = _asked(describe(model), without=without)
+        self.groups = _asked(describe(model), without=without, titles=titles or {})
         self.inputs: dict[str, Component] = {}
         self.notes: dict[str, gr.HTML] = {}
         self.folds: dict[str, gr.Accordion] = {}
@@ -238,11 +240,17 @@ def fold_title(group: Group, *, num_changed: int = 0, num_wrong: int = 0) -> str
     return " · ".join([group.title or "More", *(mark for mark in marks if mark)])
 
 
-def _asked(groups: Sequence[Group], *, without: Sequence[str]) -> tuple[Group, ...]:
+def _asked(
+    groups: Sequence[Group], *, without: Sequence[str], titles: Mapping[str, str]
+) -> tuple[Group, ...]:
     asked = []
     for group in groups:
         settings = [each for each in group.settings if not each.is_path]
-        kept = tuple(each for each in settings if each.name not in without)
+        kept = tuple(
+            replace(each, title=titles.get(each.name, each.title))
+            for each in settings
+            if each.name not in without
+        )
         if kept:
             asked.append(Group(group.name, group.help, kept))
     return tuple(asked)

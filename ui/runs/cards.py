@@ -32,12 +32,19 @@ def render_head(entry: RunEntry) -> str:
     """Draw the head of a run's page: what went wrong first, then what it is and how far."""
     summary = entry.summary
     return (
-        f'<header class="run-head"><h2>{escape(title_of(entry))}</h2>{_facts(entry)}</header>'
+        f'<header class="run-head"><h2>{escape(title_of(entry))}</h2>{_facts(entry)}'
+        f"{_vote(entry)}</header>"
         f"{_alarm(summary)}"
         f'<div class="run-now" data-state="{summary.state}" role="status">'
         f'<p class="run-line">{_state(summary)}<span class="numbers">{_progress(entry)}</span></p>'
         f"{_bar(summary)}{_reason(summary)}{_scored(entry.score)}</div>"
     )
+
+
+def _vote(entry: RunEntry) -> str:
+    if not entry.has_pair:
+        return ""
+    return f'<p><a href="?" data-vote-run="{entry.id}">Vote before/after, blind</a></p>'
 
 
 def _scored(score: RunScore | None) -> str:

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from html import escape
 
 from training.run import Metrics
+from ui.plots import Frame, number_text, widened
 
 MAX_POINTS = 300
 """A plot is hardly wider than this many points."""
 MAX_RUNS = 6
 """So many lines can be told apart."""
-
-WIDTH, HEIGHT = 360, 190
-LEFT, RIGHT, TOP, BOTTOM = 52, 6, 8, 22
 
 
 @dataclass(frozen=True)
@@ -98,15 +96,6 @@ def smoothed(values: Sequence[float], weight: float) -> list[float]:
     return found
 
 
-def ticks(low: float, high: float, *, wanted: int = 5) -> list[float]:
-    """Return round numbers from `low` to `high`, about so many."""
-    rough = (high - low) / wanted
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
 def _plot(plot: Plot, runs: Sequence[RunCurve], *, smoothing: float) -> str:
     lines = [
         drawn
@@ -116,30 +105,25 @@ def _plot(plot: Plot, runs: Sequence[RunCurve], *, smoothing: float) -> str:
     ]
     if not lines:
         return ""
-    x0, x1 = _widened(min(each.steps[0] for each in lines), max(each.steps[-1] for each in lines))
-    y0, y1 = _heights(lines)
-    body = _axes(x0, x1, y0, y1) + '<g clip-path="inset(0)">'
+    x0, x1 = widened(min(each.steps[0] for each in lines), max(each.steps[-1] for each in lines))
+    frame = Frame(x0, x1, *_heights(lines))
+    body = frame.axes() + '<g clip-path="inset(0)">'
     for kind in ("raw", "smooth"):
         for each in lines:
             values = each.raw if kind == "raw" else each.smooth
             points = " ".join(
-                f"{_x(step, x0, x1):.1f},{_y(value, y0, y1):.1f}"
+                f"{frame.x(step):.1f},{frame.y(value):.1f}"
                 for step, value in zip(each.steps, values, strict=True)
             )
             second = " data-second" if each.is_second else ""
             body += f'<polyline class="{kind}" data-line="{each.run}"{second} points="{points}"/>'
             if kind == "smooth" and len(values) == 1:
                 body += (
-                    f'<circle data-line="{each.run}" r="2.5" cx="{_x(each.steps[0], x0, x1):.1f}" '
-                    f'cy="{_y(values[0], y0, y1):.1f}"/>'
+                    f'<circle data-line="{each.run}" r="2.5" cx="{frame.x(each.steps[0]):.1f}" '
+                    f'cy="{frame.y(values[0]):.1f}"/>'
                 )
-    return (
-        f'<figure class="plot" data-box="{LEFT} {WIDTH - RIGHT} {TOP} {HEIGHT - BOTTOM}" '
-        f'data-x0="{x0!r}" data-x1="{x1!r}" data-y0="{y0!r}" '
-        f'data-y1="{y1!r}"><figcaption><strong>{escape(plot.title)}</strong>'
-        f"<output>{_key(plot, lines)}</output></figcaption>"
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{escape(_said(plot, lines))}">{body}</g></svg></figure>'
+    return frame.figure(
+        body + "</g>", title=plot.title, key=_key(plot, lines), said=_said(plot, lines)
     )
 
 
@@ -167,43 +151,9 @@ def _heights(lines: Sequence[_Drawn]) -> tuple[float, float]:
     raw = sorted(value for each in lines for value in each.raw)
     cut = len(raw) // 50
     low, high = min(low, raw[cut]), max(high, raw[-1 - cut])
-    low, high = _widened(low, high)
+    low, high = widened(low, high)
     room = 0.06 * (high - low)
     return low - room, high + room
-
-
-def _widened(low: float, high: float) -> tuple[float, float]:
-    """Keep the ends apart."""
-    if high - low > 1e-6 * max(abs(low), abs(high)):
-        return low, high
-    room = abs(low) * 0.1 or 1.0
-    return low - room, high + room
-
-
-def _axes(x0: float, x1: float, y0: float, y1: float) -> str:
-    lines = "".join(
-        f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{_y(value, y0, y1):.1f}" '
-        f'y2="{_y(value, y0, y1):.1f}"/><text x="{LEFT - 6}" y="{_y(value, y0, y1) + 4:.1f}" '
-        f'text-anchor="end">{_number(value)}</text>'
-        for value in ticks(y0, y1)
-    )
-    below = "".join(
-        f'<text x="{_x(value, x0, x1):.1f}" y="{HEIGHT - 5}" text-anchor="middle">'
-        f"{_number(value)}</text>"
-        for value in ticks(x0, x1, wanted=6)
-        if LEFT + 8 <= _x(value, x0, x1) <= WIDTH - RIGHT - 12 or value == 0
-    )
-    return f'<g class="axes">{lines}{below}</g>'
-
-
-def _x(step: float, x0: float, x1: float) -> float:
-    return LEFT + (WIDTH - LEFT - RIGHT) * (step - x0) / (x1 - x0)
-
-
-def _y(value: float, y0: float, y1: float) -> float:
-    """Return the height; what lies far outside is drawn just outside."""
-    place = TOP + (HEIGHT - TOP - BOTTOM) * (y1 - value) / (y1 - y0)
-    return min(max(place, -HEIGHT), 2.0 * HEIGHT)
 
 
 def _key(plot: Plot, lines: Sequence[_Drawn]) -> str:
@@ -215,13 +165,4 @@ def _key(plot: Plot, lines: Sequence[_Drawn]) -> str:
 
 
 def _said(plot: Plot, lines: Sequence[_Drawn]) -> str:
-    return f"{plot.title}: {_number(lines[0].smooth[-1])} at step {lines[0].steps[-1]:.0f}"
-
-
-def _number(value: float) -> str:
-    if value == 0:
-        return "0"
-    if abs(value) >= 10_000 and value == round(value, -2):
-        return f"{value / 1000:g}k"
-    text = f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    return text.replace("e-0", "e-").replace("-", "−")
+    return f"{plot.title}: {number_text(lines[0].smooth[-1])} at step {lines[0].steps[-1]:.0f}"

@@ -21,6 +21,7 @@ ENGINE_TITLES = {
     "gpu": "One process on a GPU",
     "ddp": "A process for each GPU (DDP)",
     "fsdp": "GPUs that share the models out (FSDP)",
+    "zero2": "GPUs that share gradients and averages out (ZeRO-2)",
 }
 
 

@@ -1,0 +1,1 @@
+"""Sweeps: the same prompts and seeds at many α and s, scored, in a folder that is gone on with."""

@@ -1,0 +1,1 @@
+"""The Alpha lab: many α and s at once, scored."""

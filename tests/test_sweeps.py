@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 
 import pytest
 from PIL import Image
@@ -31,6 +32,8 @@ from tests.sweeping import contents, finish, make, small_sweep
         ({"alphas": ["nan"]}, "alphas.0: Input should be a finite number"),
         ({"alphas": "1 to 0 by 0.1"}, "a range goes up: 1 to 0 by 0.1 does not"),
         ({"alphas": "0 to 1 by 0.00001"}, "a range has at most 1000 values, this one has 100,001"),
+        ({"alphas": "0 to 1e999 by 1"}, "alphas: .*0 to inf by 1 has no end"),
+        ({"alphas": "0 to 5 by 1e-320"}, "alphas: .*has no end"),
         ({"scales": "much"}, "scales.0: Input should be a valid number"),
         ({"intervals": [[0.8, 0.2]]}, "an interval must start before it ends, got 0.8 to 0.2"),
         ({"alphas": "0 to 1 by 0.01", "scales": [1, 2, 3, 4]}, f"make 404 cells.*most {MAX_CELLS}"),
@@ -58,6 +61,14 @@ def test_settings_that_make_no_sweep_are_refused_in_one_line(change, words):
 )
 def test_numbers_are_read_as_people_write_them(text, numbers):
     assert read_numbers(text) == numbers
+
+
+def test_a_long_text_without_a_range_is_read_at_once():
+    """In time that grows with its length: a page would stand still for all who use it."""
+    text = "1" * 200_000 + "x"
+    began = time.process_time()
+    assert read_numbers(text) == [text]
+    assert time.process_time() - began < 2
 
 
 def test_every_picture_is_made_once_and_every_cell_has_its_first_before_any_its_second():

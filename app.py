@@ -207,7 +207,8 @@ def open_runs(settings: Settings) -> RunServices:
         return command.run(on_progress=on_progress)
 
     catalogue = RunCatalogue(console, data_name=dataset_name)
-    return RunServices(console=console, catalogue=catalogue, push=push)
+    refusal = "" if settings.trainings else NO_TRAININGS
+    return RunServices(console=console, catalogue=catalogue, push=push, refusal=refusal)
 
 
 def take_up_runs(runs: RunServices) -> None:

@@ -28,6 +28,9 @@ BUTTONS: tuple[Action | Literal["score"], ...] = (
 )
 """What a person can press."""
 
+STARTS = frozenset({"resume", "score"})
+"""Those that start a process."""
+
 LogFile = Literal["log", "output"]
 
 
@@ -73,6 +76,7 @@ class RunsView:
     ) -> None:
         self._is_offered, self._can_rerun = is_offered, can_rerun
         self._console, self._catalogue = services.console, services.catalogue
+        self._can_start = not services.refusal
         self._book = SampleBook()
 
     def parts(self, asked: Asked) -> dict[str, Part]:
@@ -203,6 +207,8 @@ class RunsView:
             possible.add("score")
         if not self._can_rerun or entry.config is None:
             possible.discard("rerun")
+        if not self._can_start:
+            possible -= STARTS
         pressed = [gr.Button(visible=name in possible) for name in BUTTONS]
         can_use = entry.has_pair and self._is_offered(entry.id)
         return [gr.Button(visible=can_use), *pressed, gr.Accordion(visible=entry.has_pair)]

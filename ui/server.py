@@ -103,8 +103,10 @@ def _is_from_own_page(scope: Scope) -> bool:
     origin = headers.get("origin")
     if scope["method"] in ("GET", "HEAD", "OPTIONS") or origin is None:
         return True
-    # What stands before the server may rename the host; a browser lets no page write the header.
-    return urlsplit(origin).netloc in (headers.get("host"), headers.get("x-forwarded-host"))
+    # What stands before the server may rename the host. X-Forwarded-Host would say so, but gradio
+    # lets other pages write it; Sec-Fetch-Site is written by browsers alone, over https.
+    is_own = headers.get("sec-fetch-site") == "same-origin"
+    return is_own or urlsplit(origin).netloc == headers.get("host")
 
 
 def _is_loopback(host: str) -> bool:

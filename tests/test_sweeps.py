@@ -15,6 +15,7 @@ from chats.sweeps.config import MAX_CELLS, SweepConfig
 from chats.sweeps.folder import SCORES_FILE, SETTINGS_FILE, SweepFolder
 from chats.sweeps.plan import cells, cost, next_call, pictures, request
 from chats.sweeps.sheet import SWEEP_KEY, contact_sheet
+from chats.sweeps.store import SweepStore
 from tests.page_fakes import FakeStudio
 from tests.sweeping import contents, finish, make, small_sweep
 
@@ -242,6 +243,16 @@ def test_the_sheet_says_the_settings_without_paths_and_holds_the_pictures(tmp_pa
     assert SweepConfig.model_validate(inside).alphas == config.alphas
     with Image.open(folder.picture(9)) as picture:
         assert picture.convert("RGB").getpixel((0, 0)) in colours
+
+
+def test_for_the_pace_only_sweeps_of_the_same_model_are_looked_through(tmp_path, monkeypatch):
+    """The page asks with every key that is pressed."""
+    store, looked = SweepStore(tmp_path), []
+    for model in ("shapes", "owner/other"):
+        store.create(small_sweep(model=model))
+    monkeypatch.setattr(SweepFolder, "calls", lambda self: looked.append(self.config.model) or [])
+    assert store.seconds_per_prediction(small_sweep(model="owner/other")) is None
+    assert looked == ["owner/other"]
 
 
 def test_a_row_with_a_prompt_of_its_own_is_a_picture_with_that_prompt():

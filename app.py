@@ -227,7 +227,12 @@ def offered_models(
     """Return each model with its own pair, then with those of finished runs, the newest first."""
     found = []
     for model, pair in ((settings.model, settings.pair), *others):
-        own = describe_model(model, pair)
+        try:
+            own = describe_model(model, pair)
+        except UserError:
+            if model == settings.model:
+                raise
+            continue  # loaded by hand, and damaged since
         found += [own] + [
             replace(
                 own,

@@ -5,8 +5,9 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import tyro
@@ -20,17 +21,20 @@ from chats.generation.studio import Studio
 from chats.models.choices import ModelChoice, describe_model
 from chats.models.sharing import DeviceShare
 from chats.pairs.recommended import changeable_pair, recommended_setting
-from chats.scoring import Scorer, scorer
+from chats.scoring import Scorer, score_pictures, scorer
 from chats.shapes import SHAPES_MODEL
 from chats.sweeps.store import SweepStore
 from training.commands import Push
 from training.datasets import DatasetStore
 from training.datasets.store import dataset_name
 from training.desk import TrainingDesk
+from training.evaluate.desk import EvaluationDesk
 from training.jobs.catalogue import RunCatalogue
 from training.jobs.console import JobConsole, JobSettings
 from training.jobs.workspace import Workspace
 from training.progress import OnProgress
+from training.votes import VoteStore
+from training.votes.scores import Judge
 from ui.runs.words import short_title
 from ui.server import (
     LOGIN_VARIABLE,
@@ -42,6 +46,7 @@ from ui.server import (
 from ui.services import LabServices, ModelServices, RunServices, Services
 
 NO_LOADING = "This server loads no other models. Run the program yourself to load them."
+NO_EVALUATIONS = "This server starts no evaluations. Run the program yourself to evaluate."
 NO_TRAININGS = "This server starts no trainings. Run the program yourself to train."
 
 logger = logging.getLogger("chats")
@@ -69,7 +74,7 @@ class Settings(FrozenSettings):
     """Largest file that the page takes, in megabytes; data sets come as one zip."""
 
     trainings: bool = True
-    """Whether people who reach the page may start trainings and load models on this machine."""
+    """Whether people who reach the page may start trainings and evaluations, and load models."""
 
     device: str | None = None
     """Torch device, such as `cpu`, `cuda` or `cuda:1`; none means the best there is."""
@@ -90,18 +95,32 @@ def main(settings: Settings, *, devices: Sequence[Device] = ()) -> None:
     runs = open_runs(settings)
     studio = open_studio(settings, runs, devices=devices)
     datasets = DatasetStore(settings.workspace.expanduser().resolve() / "datasets")
+    votes = VoteStore(datasets.folder.parent / "votes", datasets)
 
     from ui.blocks import build_ui
     from ui.look import launch_options
 
+    def models() -> tuple[ModelChoice, ...]:
+        return offered_models(settings, runs, others=studio.loaded_by_hand())
+
     page = build_ui(
         Services(
             generate=studio.generate,
-            models=lambda: offered_models(settings, runs, others=studio.loaded_by_hand()),
+            models=models,
             status=studio.status,
             datasets=datasets,
+            votes=votes,
+            score=open_scorers(studio),
             runs=runs,
             desk=make_desk(settings, studio, runs=runs, datasets=datasets),
+            evaluations=EvaluationDesk(
+                console=runs.console,
+                catalogue=runs.catalogue,
+                workspace=settings.workspace.expanduser().resolve(),
+                models=models,
+                devices=machine_devices(),
+                refusal="" if settings.trainings else NO_EVALUATIONS,
+            ),
             shelf=ModelServices(
                 report=studio.report,
                 load=studio.load,
@@ -129,9 +148,23 @@ def main(settings: Settings, *, devices: Sequence[Device] = ()) -> None:
         **launch_options(),
     )
     logger.info("Serving http://%s:%d", settings.host, settings.port)
-    threading.Thread(target=take_up_runs, args=(runs,), name="runs", daemon=True).start()
+    threading.Thread(target=take_up, args=(runs, votes), name="runs", daemon=True).start()
     threading.Thread(target=warm_up, args=(studio,), name="warm-up", daemon=True).start()
     page.block_thread()
+
+
+def open_scorers(studio: Studio) -> Callable[[str], Judge]:
+    """Return what loads a scorer, once; on the CPU, where it needs no turn on a device."""
+    lock, known = threading.Lock(), {}
+
+    def judge(name: str) -> Judge:
+        with lock:
+            if name not in known:
+                studio.open_libraries("training.planning.dry_run")
+                known[name] = partial(score_pictures, scorer(name, device="cpu"))
+            return known[name]
+
+    return judge
 
 
 def open_studio(settings: Settings, runs: RunServices, *, devices: Sequence[Device]) -> Studio:
@@ -211,9 +244,10 @@ def open_runs(settings: Settings) -> RunServices:
     return RunServices(console=console, catalogue=catalogue, push=push, refusal=refusal)
 
 
-def take_up_runs(runs: RunServices) -> None:
+def take_up(runs: RunServices, votes: VoteStore) -> None:
     """Put right what happened while no server looked, and read all runs once."""
     try:
+        votes.mend()
         for run in runs.console.reconcile():
             logger.info("The training %s waited and was started.", run)
         runs.catalogue.entries()

@@ -6,6 +6,9 @@ The baseline, stock diffusers with its own classifier-free guidance, runs before
 contestant in every round, so that whatever else the machine does hits both; a ratio is the median
 over rounds, its spread the interquartile range.
 
+The levers that make sampling cheaper, or change its guidance, come with what they do to quality on
+Shapes: the share of promises that the checker finds kept, and its paired difference to CFG.
+
 CFG makes one forward of 2 rows a picture, a full pair two forwards of 1 row a picture. "CFG's rows"
 is a full pair at twice the pictures: its forwards then have as many rows as CFG's.
 """
@@ -14,9 +17,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
@@ -24,10 +28,13 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionMod
 from pydantic import Field
 
 import chats
+from benchmarks.levers import CHATS, LEVERS, quality, quality_notes
 from benchmarks.random_pairs import random_full_pair, random_lora_pair
 from benchmarks.speed.report import printed_to
-from chats.config import FrozenSettings
-from chats.shapes import BASE, SHAPES_NUM_STEPS
+from chats.config import FrozenSettings, GenerationConfig
+from chats.generation.generate import generate
+from chats.models.manager import ModelManager
+from chats.shapes import BASE, PAIR, SHAPES_NUM_STEPS
 
 PROMPT = "a photo of three red stars on a black background"
 
@@ -45,6 +52,10 @@ class BenchConfig(FrozenSettings):
     """Sampling steps on the random UNet of about 100M parameters, one picture a call."""
     num_threads: int = Field(2, ge=1)
     """CPU threads of torch."""
+    quality_prompts: int = Field(300, ge=0, le=600)
+    """Test prompts painted for the quality beside each lever; 0 leaves quality out."""
+    with_compiled: bool = True
+    """Whether compiled blocks are measured, which takes a minute to compile."""
     write: Path | None = None
     """The page that gets the tables too; none only prints them."""
 
@@ -71,6 +82,8 @@ def print_tables(config: BenchConfig) -> None:
     print(f"\nShapes, {config.num_steps} steps, {config.batch_size} pictures a call")
     contestants = [*methods(shapes_pipeline(), **size), *columns(shapes_pipeline(), config)]
     print_ratios(contestants, rounds=config.rounds)
+    print_levers(config)
+    print_second_request(config)
     large = large_pipeline()
     count = sum(parameter.numel() for parameter in large.unet.parameters())
     print(f"\nRandom UNet, {count / 1e6:.0f}M parameters, {config.large_steps} steps, 1 picture")
@@ -122,8 +135,62 @@ def columns(pipeline: StableDiffusionPipeline, config: BenchConfig) -> list[Cont
     ]
 
 
-def print_ratios(contestants: list[Contestant], *, rounds: int) -> None:
-    """One line a contestant: pictures per second, and the ratio to the first one."""
+def print_levers(config: BenchConfig) -> None:
+    """Measure each lever's speed against stock CFG, and its quality beside it."""
+    scores = {}
+    print(f"\nLevers on Shapes, {config.num_steps} steps, {config.batch_size} pictures a call")
+    if config.quality_prompts:
+        scores = quality(num_prompts=config.quality_prompts, num_steps=config.num_steps)
+        print(
+            f"Promises kept in percent, ± a standard error: {config.quality_prompts} test prompts"
+        )
+    contestants = lever_contestants(shapes_pipeline(), config)
+    print_ratios(contestants, rounds=config.rounds, notes=quality_notes(scores))
+
+
+def lever_contestants(pipeline: StableDiffusionPipeline, config: BenchConfig) -> list[Contestant]:
+    """Stock CFG, then every lever; compiled blocks are those of a pipeline of their own."""
+    pair = chats.load_pair(PAIR)
+    prompts = [PROMPT] * config.batch_size
+
+    def contestant(
+        name: str, settings: Mapping[str, Any], pipeline: StableDiffusionPipeline
+    ) -> Contestant:
+        def paint() -> object:
+            with chats.guidance(pipeline, pair, **settings):
+                return pipeline(prompts, num_inference_steps=config.num_steps)
+
+        return Contestant(name, paint, config.batch_size)
+
+    def stock() -> object:
+        return pipeline(prompts, num_inference_steps=config.num_steps, guidance_scale=3.0)
+
+    found = [
+        Contestant("CFG, stock diffusers", stock, config.batch_size),
+        *(contestant(name, settings, pipeline) for name, settings in LEVERS.items()),
+    ]
+    if config.with_compiled:
+        compiled = shapes_pipeline()
+        compiled.unet.compile_repeated_blocks()
+        found += [
+            contestant(f"{name}, compiled", LEVERS[name], compiled) for name in ("CFG", CHATS)
+        ]
+    return found
+
+
+def print_second_request(config: BenchConfig) -> None:
+    """Tell the seconds of a first request, which loads the model, and of the next one."""
+    manager = ModelManager(device="cpu")
+    request = GenerationConfig(prompt=PROMPT, num_steps=config.num_steps, preview_every=0)
+    first, second = (list(generate(manager, request))[-1].seconds for _ in range(2))
+    print(f"\nOne picture by request: {first:.2f} s with loading, then {second:.2f} s")
+
+
+def print_ratios(
+    contestants: list[Contestant], *, rounds: int, notes: Mapping[str, str] | None = None
+) -> None:
+    """One line a contestant: pictures per second, the ratio to the first one, and its note."""
+    notes = notes or {}
     baseline = contestants[0]
     speeds: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
     ratios: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
@@ -140,7 +207,8 @@ def print_ratios(contestants: list[Contestant], *, rounds: int) -> None:
     for name, values in ratios.items():
         low, middle, high = statistics.quantiles(values, n=4)
         speed = statistics.median(speeds[name])
-        print(f"{name:34} {speed:6.2f}   {middle:5.2f}  ({low:.2f} to {high:.2f})", flush=True)
+        line = f"{name:34} {speed:6.2f}   {middle:5.2f}  ({low:.2f} to {high:.2f})"
+        print(f"{line}   {notes.get(name, '')}".rstrip(), flush=True)
 
 
 def measure_speed(contestant: Contestant) -> float:

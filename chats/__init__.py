@@ -11,17 +11,31 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from chats.config import Shaping
     from chats.generation.pipeline import guidance
+    from chats.pairs.joining import join_pair
     from chats.pairs.pair import Pair, PairMetadata, load_pair, save_pair
 
-__all__ = ["Pair", "PairMetadata", "guidance", "load_pair", "save_pair"]
+__all__ = [
+    "Pair",
+    "PairMetadata",
+    "Shaping",
+    "guidance",
+    "join_pair",
+    "load_pair",
+    "save_pair",
+]
+_HOMES = {
+    "Shaping": "chats.config",
+    "guidance": "chats.generation.pipeline",
+    "join_pair": "chats.pairs.joining",
+}
 
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'chats' has no attribute {name!r}; it has {__all__}")
-    home = "chats.generation.pipeline" if name == "guidance" else "chats.pairs.pair"
-    return getattr(importlib.import_module(home), name)
+    return getattr(importlib.import_module(_HOMES.get(name, "chats.pairs.pair")), name)
 
 
 def __dir__() -> list[str]:

@@ -1,8 +1,9 @@
-"""The command line: `python -m chats generate | compare | sweep | info`.
+"""The command line: `python -m chats generate | compare | convert | sweep | info`.
 
 python -m chats compare --prompt "three red stars on a black background"
 python -m chats generate --prompt "a blue circle" --method chats --scale 5 --alpha 0.5 --count 4
 python -m chats sweep --prompts "three red stars" --alphas 0 0.5 1 --scales 2 5 --out sweeps/stars
+python -m chats convert --base owner/sdxl --preferred a.safetensors --dispreferred b.safetensors
 python -m chats info pictures/chats-0.png
 """
 
@@ -133,6 +134,51 @@ class Compare(_Making):
         _say(f"{save_png(sheet, path, config=made.config)}: side by side")
 
 
+class Convert(FrozenSettings):
+    """Write a pair in our layout, from the released layout or from two separate halves.
+
+    A half is a LoRA file, the folder of a fine-tuned denoiser or pipeline, or a Hub id; one alone
+    will do (Diffusion-DPO is a preferred half, Diffusion-NPO a dispreferred one).
+    """
+
+    pair: str | None = None
+    """A pair as it is: a folder in the released layout, or a Hub id."""
+
+    preferred: str | None = None
+    """The preferred half."""
+
+    dispreferred: str | None = None
+    """The dispreferred half."""
+
+    base: str | None = None
+    """The model that the halves were made from: a folder, a Hub id, or `shapes`."""
+
+    output: Path = Path("pair")
+    """The folder that is written; it must not exist, or be empty."""
+
+    def run(self) -> None:
+        """Load what is given, with every check, and write it."""
+        halves = {"preferred": self.preferred, "dispreferred": self.dispreferred}
+        if (self.pair is None) == (set(halves.values()) == {None}):
+            raise UserError("Give either --pair, or --preferred or --dispreferred or both.")
+        if self.pair is None and self.base is None:
+            raise UserError("Give --base: the model that the halves were made from.")
+        if self.output.exists() and not (self.output.is_dir() and not any(self.output.iterdir())):
+            raise UserError(f"{self.output} exists already and is no empty folder.")
+        check_environment()
+        quieten_libraries()
+        import chats
+
+        made = (
+            chats.load_pair(self.pair)
+            if self.pair is not None
+            else chats.join_pair(base=self.base, **halves)
+        )
+        chats.save_pair(made, self.output)
+        told = " and ".join(made.halves())
+        _say(f"{self.output}: {made.metadata.kind}, {made.metadata.family}, {told}")
+
+
 class Info(FrozenSettings):
     """Print the settings inside a PNG, or what a pair or a model is made of."""
 
@@ -152,7 +198,7 @@ class Info(FrozenSettings):
             _say("\n".join(_model_lines(folder)))
 
 
-COMMANDS = Generate | Compare | Sweep | Info
+COMMANDS = Generate | Compare | Convert | Sweep | Info
 
 
 def _model_lines(folder: Path) -> list[str]:

@@ -50,6 +50,34 @@ class Row(FrozenSettings):
     """What this picture should show; none means the prompt of the generation."""
 
 
+class Shaping(FrozenSettings):
+    """What is done to the difference d that guidance adds to the guided prediction g.
+
+    Every method is g + d with d = s·δ: δ = ε⁺(z, c) − ε⁻(z, c̃) for CHATS. The defaults change
+    nothing. `chats.denoising.shaping` holds the formulas.
+    """
+
+    refresh_every: int = Field(1, ge=1, le=50)
+    """Make the guidance difference d anew at every so many guided steps and add it as it was in
+    between, where a step then costs one prediction; 1 makes it at every step."""
+
+    rescale: Fraction = 0.0
+    """Guidance rescale φ: how far the result is brought back to the standard deviation of the
+    guided prediction; 0 changes nothing."""
+
+    apg_eta: float = Field(1.0, ge=0, le=1)
+    """Adaptive projected guidance: how much is kept of the part of the difference that lies along
+    the guided prediction; 1 changes nothing."""
+
+    apg_threshold: float = Field(0.0, ge=0, le=1e6)
+    """Adaptive projected guidance: the largest norm of the difference before it is multiplied by s;
+    longer ones are shortened; 0 changes nothing."""
+
+    apg_momentum: float = Field(0.0, gt=-1, lt=1)
+    """Adaptive projected guidance: how much of the last difference is added to a new one; negative
+    values take from it; 0 changes nothing."""
+
+
 class SharedSettings(FrozenSettings):
     """What is the same for all pictures of a generation or of a sweep."""
 
@@ -87,6 +115,9 @@ class GenerationConfig(SharedSettings):
     interval: tuple[Fraction, Fraction] = (0.0, 1.0)
     """Fractions of the steps between which guidance is on; outside it costs nothing."""
 
+    shaping: Shaping = Shaping()
+    """What is done to the guidance of all rows: reuse between steps, rescale, projection."""
+
     missing_pair: Literal["refuse", "skip"] = "refuse"
     """Whether rows that need a pair are refused or left out where the model has none."""
 
@@ -121,6 +152,7 @@ __all__ = [
     "MethodName",
     "Row",
     "SchedulerName",
+    "Shaping",
     "SharedSettings",
     "parse_generation_config",
 ]

@@ -32,13 +32,14 @@ def main() -> None:
             cluster = _DyingCluster() if is_last else Cluster()
             console = JobConsole(settings, launchers={"here": cluster})
             if not is_last:
-                _die_after(3 * each - 2, folder=str(workspace))
+                die_after(3 * each - 2, folder=str(workspace))
             console.submit(make_config())
             os._exit(0)
         os.waitpid(child, 0)
 
 
-def _die_after(operations: int, *, folder: str) -> None:
+def die_after(operations: int, *, folder: str) -> None:
+    """Kill this process when it opens, moves or makes so many files in a folder."""
     left = operations
 
     def count(event: str, arguments: tuple) -> None:

@@ -36,10 +36,14 @@ class Server:
 
 @contextlib.contextmanager
 def serve(
-    folder: Path, *arguments: str, program: Sequence[str] = ("app.py",), login: str = ""
+    folder: Path,
+    *arguments: str,
+    program: Sequence[str] = ("app.py",),
+    login: str = "",
+    port: int | None = None,
 ) -> Iterator[Server]:
     """Run `app.py`, or another program, with the given arguments until the block ends."""
-    port, log = _free_port(), folder / "server.log"
+    port, log = port or _free_port(), folder / "server.log"
     command = [sys.executable, *program, "--port", str(port), "--workspace", str(folder / "work")]
     with log.open("w") as output:
         process = subprocess.Popen(

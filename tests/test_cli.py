@@ -55,7 +55,9 @@ def test_what_the_person_can_mend_is_one_message_and_code_2(request_of, capsys, 
     assert "Traceback" not in error
 
 
-@pytest.mark.parametrize("more", [["--scale", "-1"], ["--alpha", "3"], ["--method", "magic"]])
+@pytest.mark.parametrize(
+    "more", [["--scale", "-1"], ["--alpha", "3"], ["--method", "magic"], ["--rescale", "2"]]
+)
 def test_a_value_out_of_range_is_refused_before_anything_is_loaded(request_of, capsys, more):
     with pytest.raises(SystemExit) as raised:
         main(request_of("generate", *more))

@@ -16,8 +16,12 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
     HeunDiscreteScheduler,
+    StableDiffusion3Img2ImgPipeline,
+    StableDiffusion3InpaintPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLInpaintPipeline,
 )
 
 import chats
@@ -147,15 +151,24 @@ def test_equations_written_by_hand_reach_the_scheduler(family, scheduler, kind, 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
 @pytest.mark.parametrize(
-    "pipeline", [StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline]
+    ("family", "pipeline"),
+    [
+        ("sd15", StableDiffusionImg2ImgPipeline),
+        ("sd15", StableDiffusionInpaintPipeline),
+        ("sdxl", StableDiffusionXLImg2ImgPipeline),
+        ("sdxl", StableDiffusionXLInpaintPipeline),
+        ("sd3", StableDiffusion3Img2ImgPipeline),
+        ("sd3", StableDiffusion3InpaintPipeline),
+    ],
 )
-def test_equations_hold_where_a_pipeline_starts_from_a_picture(pipeline, kind):
-    pipe = pipeline.from_pipe(tiny_pipeline("sd15"), dtype=torch.float64)
+def test_equations_hold_where_a_pipeline_starts_from_a_picture(family, pipeline, kind):
+    which = "sd3-16" if pipeline is StableDiffusion3InpaintPipeline else family
+    pipe = pipeline.from_pipe(tiny_pipeline(which), dtype=torch.float64)
     pipe.set_progress_bar_config(disable=True)
     call = {"image": picture(), "strength": 0.8, "num_inference_steps": 5}
-    if pipeline is StableDiffusionInpaintPipeline:
+    if "Inpaint" in pipeline.__name__:
         call |= {"mask_image": left_half(), "height": SIZE_PX, "width": SIZE_PX}
-    check_agreement(pipe, tiny_pair(pipe, kind), "sd15", methods=["chats"], **call)
+    check_agreement(pipe, tiny_pair(pipe, kind), family, methods=["chats"], **call)
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])

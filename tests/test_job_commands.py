@@ -28,7 +28,9 @@ def workspace(tmp_path):
 def call(monkeypatch, workspace, capsys):
     """Returns the exit status and what was said, with quick trainers."""
     monkeypatch.setattr(
-        console_module, "ThisMachine", lambda: ThisMachine(module="tests.fake_trainer")
+        console_module,
+        "ThisMachine",
+        lambda: ThisMachine(modules={"training": "tests.fake_trainer"}),
     )
 
     def run(command, *arguments) -> tuple[int, str]:

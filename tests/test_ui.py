@@ -15,7 +15,7 @@ from typing import get_args
 import gradio as gr
 import pytest
 
-from chats.config import MethodName, Row, SchedulerName
+from chats.config import MethodName, Row, SchedulerName, Shaping
 from chats.errors import UserError
 from chats.generation.png import read_png
 from chats.models.choices import describe_model, describe_shapes
@@ -54,6 +54,7 @@ ALL_FORM = {
     "height": 0,
     "interval_start": 0.0,
     "interval_end": 1.0,
+    **Shaping().model_dump(),
     "model": MODEL.id,
 }
 
@@ -109,6 +110,8 @@ def test_an_empty_prompt_is_answered_with_advice(prompt):
         ({"methods": ["magic"]}, "Unknown method 'magic'. Known are: standard, cfg"),
         ({"scheduler": "magic"}, "scheduler: .*given: 'magic'"),
         ({"interval_start": 0.8, "interval_end": 0.2}, "must start before it ends"),
+        ({"rescale": 2.0}, r"shaping.rescale: .*\(given: 2.0\)"),
+        ({"sharpen": 2.0}, r"shaping.sharpen"),
     ],
 )
 def test_a_wrong_setting_is_named_with_the_value_that_was_given(changed, message):

@@ -4,6 +4,7 @@ No weight is near zero: a zero-initialised modulation or LoRA matrix would hide 
 """
 
 import copy
+import functools
 
 import torch
 from diffusers import (
@@ -173,12 +174,12 @@ def _sdxl(seed: int) -> StableDiffusionXLPipeline:
     )
 
 
-def _sd3(seed: int) -> StableDiffusion3Pipeline:
+def _sd3(seed: int, *, channels: int = 4) -> StableDiffusion3Pipeline:
     transformer = SD3Transformer2DModel(
         sample_size=SIZE_PX // 2,
         patch_size=2,
-        in_channels=4,
-        out_channels=4,
+        in_channels=channels,
+        out_channels=channels,
         num_layers=2,
         attention_head_dim=8,
         num_attention_heads=2,
@@ -189,7 +190,7 @@ def _sd3(seed: int) -> StableDiffusion3Pipeline:
     )
     return StableDiffusion3Pipeline(
         transformer=big(transformer, seed=seed),
-        vae=vae(seed),
+        vae=vae(seed, channels=channels),
         text_encoder=clip(seed, CLIPTextModelWithProjection, width=16),
         text_encoder_2=clip(seed + 1, CLIPTextModelWithProjection, width=16),
         text_encoder_3=t5(seed, width=32),
@@ -222,4 +223,11 @@ def _pixart(seed: int) -> PixArtSigmaPipeline:
     )
 
 
-BUILDERS = {"sd15": _sd15, "sdxl": _sdxl, "sd3": _sd3, "pixart": _pixart, **NEWER}
+BUILDERS = {
+    "sd15": _sd15,
+    "sdxl": _sdxl,
+    "sd3": _sd3,
+    "sd3-16": functools.partial(_sd3, channels=16),  # its inpainting takes no other number
+    "pixart": _pixart,
+    **NEWER,
+}

@@ -37,12 +37,12 @@ def big(model: nn.Module, *, seed: int) -> nn.Module:
     return model.eval()
 
 
-def vae(seed: int, *, num_blocks: int = 2) -> AutoencoderKL:
+def vae(seed: int, *, num_blocks: int = 2, channels: int = 4) -> AutoencoderKL:
     vae = AutoencoderKL(
         block_out_channels=(4,) * num_blocks,
         down_block_types=("DownEncoderBlock2D",) * num_blocks,
         up_block_types=("UpDecoderBlock2D",) * num_blocks,
-        latent_channels=4,
+        latent_channels=channels,
         norm_num_groups=2,
         sample_size=SIZE_PX,
         shift_factor=0.1,

@@ -9,6 +9,8 @@ from ui.compare.cards import render_model_status
 from ui.compare.endpoints import add_endpoints
 from ui.compare.tab import build_compare
 from ui.data.tab import build_data
+from ui.evaluate.endpoints import add_evaluate_endpoints
+from ui.evaluate.tab import build_evaluate
 from ui.html import plain_html
 from ui.lab.endpoints import add_lab_endpoints
 from ui.lab.tab import build_lab, kept_sweep
@@ -16,9 +18,13 @@ from ui.models.endpoints import add_model_endpoints
 from ui.models.tab import build_models
 from ui.runs.endpoints import add_run_endpoints
 from ui.runs.tab import build_runs
+from ui.scoreboard.tab import build_scoreboard
 from ui.services import Services
 from ui.train.endpoints import add_train_endpoints
 from ui.train.tab import build_train, kept_form
+from ui.vote.desk import VoteDesk
+from ui.vote.endpoints import add_vote_endpoints
+from ui.vote.tab import build_vote, kept_votes, train_on_votes
 
 TITLE = "CHATS"
 SENTENCE = "One prompt, one seed, sampled with and without human preferences, side by side."
@@ -39,19 +45,26 @@ def build_ui(services: Services) -> gr.Blocks:
         with gr.Row(elem_classes="top"):
             plain_html(HEADER, elem_classes="masthead-box")
             pill = plain_html(render_model_status(services.status()), elem_id="chats-model")
-        saved, kept = kept_form(), kept_sweep()
+        saved, swept, voted = kept_form(), kept_sweep(), kept_votes()
+        desk = VoteDesk(services)
+        refill, vote = None, None
         with gr.Tabs(elem_id="chats-tabs"):
             with gr.Tab("Compare", id="compare"):
                 compare = build_compare(services, page=page)
             if services.lab:
                 with gr.Tab("Alpha lab", id="lab") as lab:
-                    build_lab(services, page=page, tab=lab, saved=kept, compare=compare)
+                    build_lab(services, page=page, tab=lab, saved=swept, compare=compare)
+            if services.votes:
+                with gr.Tab("Vote", id="vote") as voting:
+                    vote = build_vote(services, desk, page=page, tab=voting, kept=voted)
+                with gr.Tab("Scoreboard", id="scoreboard") as board:
+                    build_scoreboard(services, tab=board)
             with gr.Tab("Data", id="data") as tab:
                 build_data(services, tab=tab)
             take_up = None
             if services.desk:
                 with gr.Tab("Train", id="train") as train:
-                    take_up = build_train(services.desk, page=page, tab=train, saved=saved)
+                    take_up, refill = build_train(services.desk, page=page, tab=train, saved=saved)
             if services.runs:
                 with gr.Tab("Runs", id="runs") as runs:
                     build_runs(
@@ -61,9 +74,14 @@ def build_ui(services: Services) -> gr.Blocks:
                         pair=compare.fields["model"],
                         take_up=take_up,
                     )
+            if services.evaluations:
+                with gr.Tab("Evaluate", id="evaluate") as evaluate:
+                    build_evaluate(services.evaluations, services.runs, tab=evaluate)
             if services.shelf:
                 with gr.Tab("Models", id="models") as models:
                     build_models(services.shelf, tab=models)
+        if vote and refill:
+            train_on_votes(vote, saved=saved, refill=refill)
         plain_html(FOOTER)
         add_endpoints(services)
         if services.lab:
@@ -74,6 +92,10 @@ def build_ui(services: Services) -> gr.Blocks:
             add_train_endpoints(services.desk)
         if services.runs:
             add_run_endpoints(services.runs)
+        if services.votes:
+            add_vote_endpoints(services, desk)
+        if services.evaluations:
+            add_evaluate_endpoints(services.evaluations, services.runs)
         _follow_model(services, page=page, pill=pill)
     return page.queue(max_size=32)
 

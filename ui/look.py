@@ -118,8 +118,16 @@ def theme() -> gr.Theme:
     )
 
 
-STYLES = ("page.css", "data.css", "runs.css", "models.css", "lab.css")
-SCRIPTS = ("page.js", "runs.js", "lab.js")
+STYLES = (
+    "page.css",
+    "vote.css",
+    "data.css",
+    "runs.css",
+    "models.css",
+    "evaluate.css",
+    "lab.css",
+)
+SCRIPTS = ("page.js", "runs.js", "vote.js", "lab.js")
 
 
 def launch_options() -> dict[str, Any]:

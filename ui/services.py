@@ -14,9 +14,12 @@ from chats.scoring import Scorer
 from chats.sweeps.store import SweepStore
 from training.datasets import DatasetStore
 from training.desk import TrainingDesk
+from training.evaluate.desk import EvaluationDesk
 from training.jobs.catalogue import RunCatalogue
 from training.jobs.console import JobConsole
 from training.progress import OnProgress
+from training.votes import VoteStore
+from training.votes.scores import Judge
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class ModelServices:
 
 @dataclass(frozen=True)
 class RunServices:
-    """The trainings of a workspace."""
+    """The runs of a workspace."""
 
     console: JobConsole
     """Stops, resumes and reads them."""
@@ -79,11 +82,17 @@ class Services:
     """The same beside a GPU that is in use; none where it would be no help."""
     desk: TrainingDesk | None = None
     """Where trainings are handed in; none where this server has no queue."""
+    evaluations: EvaluationDesk | None = None
+    """Where evaluations are handed in; none where this server has no queue."""
     shelf: ModelServices | None = None
     """What is loaded; none where this server does not say."""
     num_at_once: int = 1
     """Requests for pictures that run at the same time."""
     runs: RunServices | None = None
     """Trainings; none where this server has no queue."""
+    votes: VoteStore | None = None
+    """Votes on pictures; none where this server takes none."""
+    score: Callable[[str], Judge] | None = None
+    """Load a scorer by its name; none where there are none."""
     lab: LabServices | None = None
     """Sweeps; none where this server keeps none."""

@@ -70,6 +70,8 @@ class SpeedConfig(FrozenSettings):
     """No turn starts that would end after so many minutes."""
     setup_seconds: float = Field(120.0, ge=0)
     """No model is made or loaded where less is left."""
+    compiled: bool = True
+    """Whether sampling is measured with compiled blocks too, which takes minutes to compile."""
     tiny: bool = False
     """Tiny models of the same architectures and 64 px, to check the program."""
     folder: Path = Path("build/speed")
@@ -176,6 +178,7 @@ def _sample(
         dtype=config.dtype,
         num_steps=config.steps,
         batch_size=batch_size,
+        compiled=config.compiled and not config.tiny,
     )
     return measure_sampling(settings, rounds=config.rounds, path=path, clock=clock, make_base=make)
 

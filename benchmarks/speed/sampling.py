@@ -1,14 +1,15 @@
 """The stage that samples: every method against stock diffusers with its own guidance.
 
 The full pair under CHATS makes two forwards of a row a picture where CFG makes one of two; the LoRA
-pair's rows share one forward, as CFG's do. Compiled blocks have no row: `chats.guidance` refuses a
-compiled denoiser, whose hooks torch would skip.
+pair's rows share one forward, as CFG's do. Compiled blocks are measured where diffusers says which
+blocks of a denoiser are repeated.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,7 @@ import chats
 from benchmarks.random_pairs import random_full_pair, random_lora_pair
 from benchmarks.speed.device import begin_memory, memory_gb, place, this_device, wait
 from benchmarks.speed.turns import Clock, Contestant, Turn, take_turns
+from chats.config import Shaping
 from chats.denoising.families import denoiser_of
 from chats.models.loading import load_model, resolve_model
 from chats.pairs.pair import Pair
@@ -42,6 +44,7 @@ class SamplingSettings:
         dtype: Number format.
         num_steps: Sampling steps.
         batch_size: Pictures per call.
+        compiled: Whether CFG and CHATS are measured with compiled blocks too.
     """
 
     base: str
@@ -49,6 +52,7 @@ class SamplingSettings:
     dtype: Literal["bfloat16", "float32"]
     num_steps: int
     batch_size: int
+    compiled: bool = False
 
 
 def measure_sampling(
@@ -101,6 +105,14 @@ def _contestants(settings: SamplingSettings) -> list[Contestant]:
 
         return paint
 
+    def with_blocks_compiled(paint: Callable[[], Any]) -> Callable[[], Any]:
+        def compiled_paint() -> Any:
+            with compiled.switched_on():
+                return paint()
+
+        return compiled_paint
+
+    compiled = _CompiledBlocks(own)
     start, end = _INTERVAL
     paints: Mapping[str, tuple[Callable[[], Any], Sequence[nn.Module]]] = {
         "CFG, diffusers' own": (stock, [own]),
@@ -108,16 +120,50 @@ def _contestants(settings: SamplingSettings) -> list[Contestant]:
         "CFG": (guided("cfg"), [own]),
         LORA: (guided("chats", lora), [own]),
         f"{LORA}, guided from {start} to {end}": (guided("chats", lora, interval=_INTERVAL), [own]),
+        f"{LORA}, new difference every 2": (
+            guided("chats", lora, shaping=Shaping(refresh_every=2)),
+            [own],
+        ),
         FULL: (guided("chats", full), movable),
         f"{FULL}, guided from {start} to {end}": (
             guided("chats", full, interval=_INTERVAL),
             movable,
         ),
     }
+    if settings.compiled and own._repeated_blocks:
+        paints = {
+            **paints,
+            "CFG, compiled blocks": (with_blocks_compiled(guided("cfg")), [own]),
+            f"{LORA}, compiled blocks": (with_blocks_compiled(guided("chats", lora)), [own]),
+        }
     return [
         _contestant(name, paint, settings, needed=needed, movable=movable)
         for name, (paint, needed) in paints.items()
     ]
+
+
+class _CompiledBlocks:
+    """A denoiser whose repeated blocks are compiled, or not, as a turn wants it."""
+
+    def __init__(self, denoiser: nn.Module) -> None:
+        self._denoiser = denoiser
+        self._compiled: dict[nn.Module, Any] = {}
+
+    @contextlib.contextmanager
+    def switched_on(self) -> Iterator[None]:
+        if not self._compiled:
+            self._denoiser.compile_repeated_blocks()
+            blocks = self._denoiser.modules()
+            self._compiled = {
+                block: block._compiled_call_impl for block in blocks if block._compiled_call_impl
+            }
+        for block, call in self._compiled.items():
+            block._compiled_call_impl = call
+        try:
+            yield
+        finally:
+            for block in self._compiled:
+                block._compiled_call_impl = None
 
 
 def _contestant(

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from chats.config import MethodName
+from chats.config import MethodName, Shaping
 from chats.denoising.methods import Role, Term, terms
 from chats.errors import UserError
+
+_PLAIN = Shaping()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,14 +21,25 @@ class Picture:
     alpha: float
     negative_prompt: str
     interval: tuple[float, float]
+    shaping: Shaping
 
-    def terms_at(self, position: float) -> tuple[Term, ...]:
-        """Return what is combined at `position`, the fraction of the steps that is done.
+    @property
+    def is_shaped(self) -> bool:
+        """Whether anything but the plain sum is asked for."""
+        return self.shaping != _PLAIN
 
-        Outside the interval there is no guidance: s = 0, one prediction.
-        """
+    def is_guided_at(self, position: float) -> bool:
+        """Say whether guidance is on at `position`, the fraction of the steps that is done."""
         start, end = self.interval
-        is_on = start <= position < end
+        return start <= position < end
+
+    def terms_at(self, position: float, *, alone: bool = False) -> tuple[Term, ...]:
+        """Return what is combined at `position`.
+
+        Outside the interval there is no guidance: s = 0, one prediction. So it is with `alone`,
+        where the rest is added as it was at an earlier step.
+        """
+        is_on = self.is_guided_at(position) and not alone
         return terms(self.method, self.scale if is_on else 0.0, self.alpha)
 
     @property
@@ -45,6 +58,7 @@ class PictureSettings:
     alpha: float | Sequence[float]
     negative_prompt: str | Sequence[str]
     interval: tuple[float, float] | Sequence[tuple[float, float]]
+    shaping: Shaping | Sequence[Shaping]
 
     def __post_init__(self) -> None:
         lengths = {name: len(value) for name, value in self._lists().items()}
@@ -114,3 +128,5 @@ def _check(picture: Picture) -> None:
             "interval must be two fractions of the steps, 0 ≤ start ≤ end ≤ 1, got "
             f"{tuple(picture.interval)}."
         )
+    if not isinstance(picture.shaping, Shaping):
+        raise UserError(f"shaping must be a chats.Shaping, got {picture.shaping!r}.")

@@ -15,6 +15,7 @@ from PIL import Image
 import chats
 from chats.config import GenerationConfig, Row
 from chats.errors import UserError
+from chats.generation.decoding import decoded_to_fit
 from chats.generation.events import StepEvent
 from chats.generation.noise import starting_noise
 from chats.generation.previews import preview_images
@@ -23,6 +24,7 @@ from chats.models.memory import is_out_of_memory
 
 _QUEUED_EVENTS = 8
 _POLL_SECONDS = 0.05
+_IN_TILES = "The pictures are so large that they were decoded in tiles."
 
 
 class Painter:
@@ -160,8 +162,10 @@ class Painter:
             alpha=[row.alpha for row in rows],
             negative_prompt=config.negative_prompt,
             interval=config.interval,
+            shaping=config.shaping,
         )
-        with guided as cost:
+        size = config.width * config.height
+        with guided as cost, decoded_to_fit(pipeline.vae, num_pixels=size) as in_tiles:
             images = pipeline(
                 [config.prompt if row.prompt is None else row.prompt for row in rows],
                 num_inference_steps=config.num_steps,
@@ -172,6 +176,8 @@ class Painter:
                 **_call_options(pipeline, on_step=self._on_step),
             ).images
         self.num_predictions += cost.num_rows
+        if in_tiles and _IN_TILES not in self.notices:
+            self.notices.append(_IN_TILES)
         return images
 
     def _on_step(self, index: int, latents: torch.Tensor) -> None:
@@ -203,11 +209,17 @@ class Painter:
     ) -> tuple[Image.Image, ...]:
         """Preview what is under way after what is done; the last step needs none."""
         every = self._config.preview_every
-        is_whole = self._lease.placement == "resident"
-        if every == 0 or step % every or step == num_steps or not is_whole:
+        decoder = self._lease.preview_decoder
+        is_cheap = self._lease.placement == "resident" or decoder is not None
+        if every == 0 or step % every or step == num_steps or not is_cheap:
             return ()
-        width, height = self._config.width, self._config.height
-        current = preview_images(self._lease.pipeline, latents, width=width, height=height)
+        current = preview_images(
+            self._lease.pipeline,
+            latents,
+            width=self._config.width,
+            height=self._config.height,
+            decoder=decoder,
+        )
         return (*self.images, *current) if current else ()
 
     def _announce_end(self) -> None:

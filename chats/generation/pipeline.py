@@ -14,20 +14,22 @@ from typing import Any, Literal
 
 import torch
 
-from chats.config import DEFAULT_ALPHA, DEFAULT_SCALE, MethodName
+from chats.config import DEFAULT_ALPHA, DEFAULT_SCALE, MethodName, Shaping
 from chats.denoising.adapter_rows import mixed_rows
 from chats.denoising.calls import plain_encoding
 from chats.denoising.conditions import Value, all_tokens, same_length
 from chats.denoising.denoiser import Cost, GuidedDenoiser, Models
 from chats.denoising.families import denoiser_of, family_of
 from chats.denoising.family import Family
+from chats.denoising.masked_rows import RowMask, in_compiled_blocks, masked_rows
 from chats.denoising.pictures import Picture, PictureSettings
 from chats.errors import UserError
 from chats.pairs.pair import Pair
 from chats.pairs.roles import models_of
 
 _WITHOUT_EFFECT = {
-    "guidance_rescale": "It would rescale the pipeline's own guidance, which is off.",
+    "guidance_rescale": "Pass shaping=chats.Shaping(rescale=...) to chats.guidance instead.",
+    "guess_mode": "It leaves the pipeline's own guidance without control, which is off.",
     "skip_guidance_layers": "It belongs to the pipeline's own guidance, which is off.",
     "cfg_normalization": "It belongs to the pipeline's own guidance, which is off.",
     "cfg_trunc_ratio": "It belongs to the pipeline's own guidance, which is off.",
@@ -47,6 +49,7 @@ def guidance(
     alpha: float | Sequence[float] = DEFAULT_ALPHA,
     negative_prompt: str | Sequence[str] = "",
     interval: tuple[float, float] | Sequence[tuple[float, float]] = (0.0, 1.0),
+    shaping: Shaping | Sequence[Shaping] = Shaping(),  # noqa: B008 (it is frozen)
     null_prompt: Literal["empty", "zeros"] | None = None,
 ) -> Iterator[Cost]:
     """Sample with one of the methods while the context is open: `pipe(prompt, ...)` as usual.
@@ -67,6 +70,8 @@ def guidance(
             every setting that the prompt is encoded with.
         interval: fractions of the scheduler's timesteps between which guidance is on; outside,
             each picture costs one prediction. Image-to-image starts inside that list.
+        shaping: what is done to the guidance that is added: reuse between steps, rescale, adaptive
+            projection; see `chats.Shaping`.
         null_prompt: what an empty negative prompt is: the encoding of "" or zeros. None takes what
             the pair's metadata says, or "empty".
 
@@ -83,17 +88,19 @@ def guidance(
         alpha=alpha,
         negative_prompt=negative_prompt,
         interval=interval,
+        shaping=shaping,
     )
     if pipe.config.get("requires_aesthetics_score"):
         raise UserError(
             f"This {type(pipe).__name__} is a refiner: it conditions the null prompt on a score of "
             "its own, which guidance does not reproduce. Use the base pipeline."
         )
-    _refuse_compiled(denoiser_of(pipe))
     cost = Cost()
     owned = [
         half for half in (pair.halves().values() if pair else ()) if not isinstance(half, Mapping)
     ]
+    for denoiser in (denoiser_of(pipe), *owned):
+        _refuse_compiled(denoiser)
     with _claimed(pipe, denoiser_of(pipe), *owned):
         session = _Session(
             family=family,
@@ -127,12 +134,13 @@ def _claimed(*owners: Any) -> Iterator[None]:
 
 
 def _refuse_compiled(denoiser: torch.nn.Module) -> None:
-    if any(
-        module._compiled_call_impl or hasattr(module, "_orig_mod") for module in denoiser.modules()
+    if denoiser._compiled_call_impl or any(
+        hasattr(module, "_orig_mod") for module in denoiser.modules()
     ):
         raise UserError(
-            "The denoiser is compiled by torch.compile, which skips hooks that come later without "
-            "a word. Use chats.guidance on the pipeline as it was before it was compiled."
+            "The denoiser is compiled by torch.compile as a whole, which skips hooks that come "
+            "later without a word. Compile its repeated blocks instead, with "
+            "denoiser.compile_repeated_blocks(): guidance works with those."
         )
 
 
@@ -175,13 +183,24 @@ class _Session:
         )
         with contextlib.ExitStack() as stack:
             stack.callback(self._end)
-            stack.enter_context(mixed_rows(self._models.layers, self._models.names))
-            stack.enter_context(self._denoiser.attached(entry))
+            self._models.mask = stack.enter_context(self._adapters(own))
+            control = getattr(pipe, "controlnet", None)
+            stack.enter_context(self._denoiser.attached(entry, control))
             if entry is not own:
                 # Past the pipeline's own __setattr__, which would write to its configuration.
                 vars(pipe)[self._family.denoiser] = entry
                 stack.callback(vars(pipe).__setitem__, self._family.denoiser, own)
             yield
+
+    @contextlib.contextmanager
+    def _adapters(self, denoiser: torch.nn.Module) -> Iterator[RowMask | None]:
+        """Give rows their adapters: by hooks, and inside compiled blocks by a mask."""
+        compiled = in_compiled_blocks(denoiser)
+        layers = self._models.layers
+        hooked = {layer: each for layer, each in layers.items() if layer not in compiled}
+        masked = {layer: each for layer, each in layers.items() if layer in compiled}
+        with mixed_rows(hooked, self._models.names), masked_rows(masked) as mask:
+            yield mask
 
     def arguments(
         self, stock: type, pipe: Any, args: tuple, kwargs: dict

@@ -86,6 +86,10 @@ def describe(config: GenerationConfig) -> str:
     facts += [_describe_row(row) for row in config.rows]
     if config.interval != (0.0, 1.0):
         facts.append(f"Guidance interval: {config.interval[0]:g} to {config.interval[1]:g}")
+    facts += [
+        f"{name}: {value:g}"
+        for name, value in config.shaping.model_dump(exclude_defaults=True).items()
+    ]
     if config.width and config.height:
         facts.append(f"Size: {config.width}x{config.height}")
     facts.append(f"Model: {config.model}")

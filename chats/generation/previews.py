@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderTiny, DiffusionPipeline
 from PIL import Image
 from torch.nn import functional
 
@@ -11,11 +11,17 @@ from chats.denoising.families import family_of
 from chats.denoising.packing import unpack
 
 _MAX_SIDE_PX = 256  # a larger picture is previewed smaller: 1/16 of the cost at 1024 px
+_MAX_SIDE_TINY_PX = 512  # by a tiny autoencoder, which costs far less
 
 
 @torch.no_grad()
 def preview_images(
-    pipeline: DiffusionPipeline, latents: torch.Tensor, *, width: int, height: int
+    pipeline: DiffusionPipeline,
+    latents: torch.Tensor,
+    *,
+    width: int,
+    height: int,
+    decoder: AutoencoderTiny | None = None,
 ) -> tuple[Image.Image, ...]:
     """Decode current latents `(B, C, h, w)` or packed into one small picture each.
 
@@ -27,19 +33,24 @@ def preview_images(
         latents: as the pipeline tells them to its callback.
         width: of the whole picture, in pixels.
         height: of the whole picture, in pixels.
+        decoder: a tiny autoencoder to decode with; none takes the pipeline's own.
     """
     vae = pipeline.vae
-    if vae.dtype == torch.float16 and vae.config.get("force_upcast"):
+    if decoder is None and vae.dtype == torch.float16 and vae.config.get("force_upcast"):
         return ()
     factor = pipeline.vae_scale_factor
     if family_of(pipeline).packed:
         latents = unpack(latents, height=height // factor, width=width // factor)
     latents = latents.float()
     latents = latents / latents.std(dim=(1, 2, 3), keepdim=True).clamp(min=1)
-    shrink = _MAX_SIDE_PX / (factor * max(latents.shape[-2:]))
+    max_side = _MAX_SIDE_PX if decoder is None else _MAX_SIDE_TINY_PX
+    shrink = max_side / (factor * max(latents.shape[-2:]))
     if shrink < 1:
         latents = functional.interpolate(latents, scale_factor=shrink, mode="area")
-    decoded = _decode(vae, latents).float()
+    if decoder is None:
+        decoded = _decode(vae, latents).float()
+    else:
+        decoded = decoder.decode(latents.to(decoder.dtype), return_dict=False)[0].float()
     return tuple(pipeline.image_processor.postprocess(decoded, output_type="pil"))
 
 

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderTiny, DiffusionPipeline
 
 from chats.denoising.families import FAMILIES
 from chats.denoising.sizes import default_size_px
 from chats.errors import UserError
 from chats.models.placement import Placement, Sizes, place
+from chats.models.tiny_decoders import tiny_decoder
 from chats.pairs import hub, released
 from chats.pairs.pair import Pair, load_pair
 from chats.pairs.weight_files import (
@@ -40,6 +41,8 @@ class LoadedModel:
     """The pair of a model in the released layout, whose pipeline holds one half itself."""
     placement: Placement
     """Whether all of it is on the device."""
+    preview_decoder: AutoencoderTiny | None = None
+    """A tiny autoencoder for previews, where it is on this machine."""
 
 
 def resolve_model(
@@ -95,7 +98,12 @@ def load_model(
         ) from error
     if default_size_px(pipeline) > _DECODED_TOGETHER_PX:
         pipeline.vae.enable_slicing()
-    return LoadedModel(pipeline=pipeline, own_pair=pair, placement=placement)
+    return LoadedModel(
+        pipeline=pipeline,
+        own_pair=pair,
+        placement=placement,
+        preview_decoder=tiny_decoder(pipeline, device=device, dtype=dtype),
+    )
 
 
 def model_sizes(folder: Path, *, dtype: torch.dtype) -> Sizes:
@@ -169,7 +177,7 @@ def _check_known(folder: Path, *, name: str) -> None:
         pipeline
         for family in FAMILIES
         for pipeline in family.pipelines
-        if not pipeline.endswith(("Img2ImgPipeline", "InpaintPipeline"))
+        if not pipeline.endswith(("Img2ImgPipeline", "InpaintPipeline", "ControlNetPipeline"))
     ]
     if found not in known:
         raise UserError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderTiny, DiffusionPipeline
 
 from chats.config import SchedulerName
 from chats.denoising.families import family_of
@@ -56,6 +56,8 @@ class Lease:
     device_name: str
     placement: Placement
     """Whether all of it is on the device; previews of one that is not would cost too much."""
+    preview_decoder: AutoencoderTiny | None = None
+    """A tiny autoencoder for previews, where it is on this machine."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ class ModelManager:
             default_num_steps=SHAPES_NUM_STEPS if folder == BASE else family.num_steps,
             device_name=self.device_name,
             placement=base.placement,
+            preview_decoder=base.preview_decoder,
         )
 
     @property

@@ -63,7 +63,7 @@ def load_adapter(path: Path, *, family: Family, rank: int, alpha: float) -> dict
     if not path.is_file():
         raise UserError(f"The pair has no {where}.")
     tensors = load_file(path)
-    header = _adapter_header(path, where=where)
+    header = adapter_header(path, where=where)
     said = {key.removeprefix(f"{family.denoiser}."): value for key, value in header.items()}
     _check_plain(tensors, said, where=where)
     if said.get("r", rank) != rank or said.get("lora_alpha", alpha) != alpha:
@@ -142,7 +142,7 @@ def check_adapter_fits(
             )
 
 
-def _adapter_header(path: Path, *, where: str) -> dict[str, object]:
+def adapter_header(path: Path, *, where: str) -> dict[str, object]:
     """Read what diffusers and peft write of an adapter into a safetensors header."""
     with safe_open(path, framework="pt") as file:
         text = (file.metadata() or {}).get("lora_adapter_metadata", "{}")

@@ -252,7 +252,8 @@ def _read_metadata(folder: Path) -> PairMetadata:
     if not (folder / "pair.json").is_file():
         raise UserError(
             f"{folder.name} is not a pair: it has neither pair.json (our layout) nor unet_win and "
-            "unet_lose (the released layout)."
+            "unet_lose (the released layout). Two LoRA files or two fine-tuned models become one "
+            "with `python -m chats convert` or chats.join_pair."
         )
     try:
         return PairMetadata.model_validate(read_json(folder / "pair.json"))

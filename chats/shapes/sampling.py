@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,10 +47,16 @@ class Sampler:
         method: str,
         scale: float = 0.0,
         alpha: float = 0.0,
+        **guidance: Any,
     ) -> np.ndarray:
-        """One picture for each prompt and seed, uint8 `(N, H, W, 3)`, in one pipeline call."""
+        """One picture for each prompt and seed, uint8 `(N, H, W, 3)`, in one pipeline call.
+
+        `guidance` holds further settings of `chats.guidance`.
+        """
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        guided = chats.guidance(self.pipeline, self.pair, method=method, scale=scale, alpha=alpha)
+        guided = chats.guidance(
+            self.pipeline, self.pair, method=method, scale=scale, alpha=alpha, **guidance
+        )
         with guided, torch.autocast("cpu", torch.bfloat16):
             result = self.pipeline(
                 list(prompts),
@@ -69,6 +76,7 @@ class Sampler:
         first_seed: int = 0,
         prompts: Sequence[str] | None = None,
         batch_size: int = BATCH_SIZE,
+        **guidance: Any,
     ) -> np.ndarray:
         """Whether each promise is kept, bool `(N,)`; picture i has the seed first_seed + i.
 
@@ -85,6 +93,7 @@ class Sampler:
                 method=method,
                 scale=scale,
                 alpha=alpha,
+                **guidance,
             )
             kept += [
                 keeps_promise(read(image), spec)

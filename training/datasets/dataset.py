@@ -7,17 +7,15 @@ edits.jsonl every edit with the rows before and after it.
 
 import hashlib
 import json
-import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
 
 from filelock import FileLock
-from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic import JsonValue
 
 from chats.errors import UserError
 from chats.generation.prompts import clean_prompt
@@ -32,8 +30,7 @@ from training.datasets.records import (
     StoredRow,
 )
 from training.disk import disk_errors_explained, sync, write_atomically
-
-Line = TypeVar("Line", bound=BaseModel)
+from training.lines import append_line, last_line, mend_tail, read_lines
 
 PICTURES = "pictures"
 RECORD, REPORT, METADATA, EDITS = "dataset.json", "report.json", "metadata.jsonl", "edits.jsonl"
@@ -62,11 +59,11 @@ class Dataset:
 
     def rows(self) -> list[StoredRow]:
         """Return the rows as they are now, by their numbers."""
-        return _read_lines(self.folder / METADATA, StoredRow)
+        return read_lines(self.folder / METADATA, StoredRow)
 
     def edits(self) -> list[Edit]:
         """Return every edit, the first one first."""
-        return _read_lines(self.folder / EDITS, Edit)
+        return read_lines(self.folder / EDITS, Edit)
 
     def version(self) -> int:
         """Return the version: 1, and one more for each edit."""
@@ -118,11 +115,16 @@ class Dataset:
                 row=self._next_row(),
                 provenance=json.dumps(provenance, sort_keys=True) if provenance else "",
             )
-            _append_line(self.folder / METADATA, row)
+            append_line(self.folder / METADATA, row)
         return row
 
     def edit(
-        self, action: EditAction, *, rows: Sequence[int] = (), prompt: str = ""
+        self,
+        action: EditAction,
+        *,
+        rows: Sequence[int] = (),
+        prompt: str = "",
+        may_be_empty: bool = False,
     ) -> tuple[Edit, list[StoredRow]]:
         """Make a new version.
 
@@ -130,6 +132,7 @@ class Dataset:
             action: `drop` or `swap` the rows, give them the `prompt`, or `undo` the last edit.
             rows: Their numbers.
             prompt: The new prompt.
+            may_be_empty: Whether all rows may be dropped: of a set that goes on growing.
 
         Returns:
             The edit and the rows after it.
@@ -145,7 +148,9 @@ class Dataset:
             else:
                 undone = None
                 prompt = checked_prompt(prompt) if action == "prompt" else ""
-                old, new = changed_rows(before, action, numbers=rows, prompt=prompt)
+                old, new = changed_rows(
+                    before, action, numbers=rows, prompt=prompt, may_be_empty=may_be_empty
+                )
             edit = Edit(
                 version=edits[-1].version + 1 if edits else 2,
                 action=action,
@@ -156,7 +161,7 @@ class Dataset:
                 undoes=undone.version if undone else None,
             )
             after = applied(before, edit)
-            _append_line(self.folder / EDITS, edit)
+            append_line(self.folder / EDITS, edit)
             write_rows(self.folder, after)
         return edit, after
 
@@ -165,8 +170,8 @@ class Dataset:
             raise UserError(f"There is no data set {self.id!r} any more.")
 
     def _next_row(self) -> int:
-        row = _last_line(self.folder / METADATA, StoredRow)
-        edit = _last_line(self.folder / EDITS, Edit)
+        row = last_line(self.folder / METADATA, StoredRow)
+        edit = last_line(self.folder / EDITS, Edit)
         return max(row.row + 1 if row else 1, edit.next_row if edit else 1)
 
     @contextmanager
@@ -177,7 +182,7 @@ class Dataset:
             FileLock(self.folder / ".lock"),
         ):
             for name in (METADATA, EDITS):
-                _mend_tail(self.folder / name)
+                mend_tail(self.folder / name)
             yield
 
 
@@ -231,56 +236,3 @@ def write_rows(folder: Path, rows: Sequence[StoredRow]) -> None:
     """Replace the table at once."""
     lines = "".join(row.model_dump_json() + "\n" for row in rows)
     write_atomically(folder / METADATA, lines, remedy=DISK_REMEDY)
-
-
-def _read_lines(path: Path, model: type[Line]) -> list[Line]:
-    try:
-        with path.open("rb") as file:
-            return [model.model_validate_json(line) for line in file if line.endswith(b"\n")]
-    except FileNotFoundError:
-        return []
-    except ValidationError as error:
-        what = error.errors()[0]["msg"]
-        raise UserError(f"{path.name} of {path.parent.name} is damaged: {what}.") from None
-
-
-def _last_line(path: Path, model: type[Line]) -> Line | None:
-    """Read only the end of a file, however long it is."""
-    try:
-        with path.open("rb") as file:
-            end, num_bytes = file.seek(0, 2), 2**12
-            while True:
-                start = max(0, end - num_bytes)
-                file.seek(start)
-                lines = file.read().splitlines()
-                if start == 0 or len(lines) > 1:
-                    return model.model_validate_json(lines[-1]) if lines else None
-                num_bytes *= 8
-    except FileNotFoundError:
-        return None
-
-
-def _append_line(path: Path, model: BaseModel) -> None:
-    is_new = not path.exists()
-    with path.open("ab", buffering=0) as file:
-        file.write(model.model_dump_json().encode() + b"\n")
-        os.fsync(file.fileno())
-    if is_new:
-        sync(path.parent)
-
-
-def _mend_tail(path: Path) -> None:
-    """Cut off a line that a power cut left unfinished."""
-    if not path.is_file():
-        return
-    with path.open("rb+") as file:
-        end = file.seek(0, 2)
-        if end == 0:
-            return
-        file.seek(end - 1)
-        if file.read(1) == b"\n":
-            return
-        file.seek(0)
-        whole = file.read().rfind(b"\n") + 1
-        file.truncate(whole)
-        os.fsync(file.fileno())

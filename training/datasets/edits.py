@@ -10,7 +10,12 @@ Rows = tuple[StoredRow, ...]
 
 
 def changed_rows(
-    rows: Sequence[StoredRow], action: EditAction, *, numbers: Collection[int], prompt: str = ""
+    rows: Sequence[StoredRow],
+    action: EditAction,
+    *,
+    numbers: Collection[int],
+    prompt: str = "",
+    may_be_empty: bool = False,
 ) -> tuple[Rows, Rows]:
     """Return the rows that an edit is about, and what it makes of them.
 
@@ -25,7 +30,7 @@ def changed_rows(
         raise UserError("No row is given. Choose the rows first.")
     before = tuple(by_number[number] for number in sorted(set(numbers)))
     if action == "drop":
-        if len(before) == len(rows):
+        if len(before) == len(rows) and not may_be_empty:
             raise UserError("That would leave nothing. Delete the data set instead.")
         return before, ()
     if action == "swap":

@@ -10,6 +10,7 @@ import tyro
 from pydantic import Field
 
 from training.config import TrainingConfig, parse_command_line
+from training.evaluation_config import EvaluateConfig, parse_evaluation
 from training.hardware import HardwareSettings
 from training.jobs.console import JobConsole, JobSettings, WorkspaceSettings
 from training.jobs.states import FINAL
@@ -23,17 +24,20 @@ RunId = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ID")]
 
 
 class SubmitSettings(WorkspaceSettings, HardwareSettings):
-    """Put a training into the queue; all settings of a training may follow, as without `submit`.
+    """Put a training into the queue; all its settings may follow, as without `submit`.
 
-    Its run gets a folder of its own below the workspace, whatever run.output says.
+    Its run gets a folder of its own below the workspace, whatever the settings say.
     """
+
+    evaluate: bool = False
+    """Put an evaluation there instead; the settings of `python -m training.evaluate` may follow."""
 
 
 @dataclass(frozen=True)
 class Submit:
-    """Put a training into the queue."""
+    """Put a training or an evaluation into the queue."""
 
-    config: TrainingConfig
+    config: TrainingConfig | EvaluateConfig
     settings: SubmitSettings
 
     def run(self) -> str:
@@ -58,7 +62,7 @@ class List(WorkspaceSettings):
 
 
 class Logs(WorkspaceSettings):
-    """Show the end of what a run's trainer logged."""
+    """Show the end of what a run logged."""
 
     run_id: RunId
     """The run."""
@@ -90,7 +94,7 @@ class Logs(WorkspaceSettings):
 
 
 class Stop(JobSettings):
-    """Stop a run: it saves a checkpoint and ends. One that waits leaves the queue."""
+    """Stop a run: it saves and ends. One that waits leaves the queue."""
 
     run_id: RunId
     """The run."""
@@ -111,7 +115,7 @@ class Stop(JobSettings):
 
 
 class Resume(WorkspaceSettings):
-    """Put a run that ended early into the queue again, to go on from its last checkpoint."""
+    """Put a run that ended early into the queue again, to go on from what it saved."""
 
     run_id: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="ID")] = None
     """The run; none starts all that waited when the machine went down."""
@@ -147,7 +151,10 @@ def parse_job_command(arguments: Sequence[str]) -> Submit | List | Logs | Stop |
         add_help="--help" in rest,
     )
     # The run's folder is made by the queue; until then its place is any.
-    return Submit(parse_command_line(["--run.output", str(settings.workspace), *rest]), settings)
+    output = str(settings.workspace)
+    if settings.evaluate:
+        return Submit(parse_evaluation(["--output", output, *rest]), settings)
+    return Submit(parse_command_line(["--run.output", output, *rest]), settings)
 
 
 def _console(settings: WorkspaceSettings) -> JobConsole:
@@ -164,7 +171,7 @@ def _begun(console: JobConsole, run_id: str) -> str:
 
 def _line(run: JobSummary) -> str:
     steps = f"{run.step}/{run.num_steps}" if run.num_steps else "-"
-    line = f"{run.id}  {run.state:<18}  {steps:>13}  {' '.join(run.devices):<4}"
+    line = f"{run.id}  {run.state:<18}  {steps:>13}  {' '.join(run.devices):<4}  {run.kind:<10}"
     if run.eta_seconds is not None:
         line += f"  {_duration(run.eta_seconds)} left"
     said = run.error or run.reason.partition("\n")[0]

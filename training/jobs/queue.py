@@ -7,6 +7,8 @@ from pathlib import Path
 
 from chats.errors import UserError
 from training.config import TrainingConfig
+from training.evaluation_config import EvaluateConfig
+from training.jobs.kinds import kind_of
 from training.jobs.launchers import Launcher
 from training.jobs.states import FINAL, WAITING
 from training.jobs.summary import JobSummary, damaged_summary, summarise
@@ -15,8 +17,8 @@ from training.launch import find_engine
 
 HERE = "here"
 
-_LEAVE_SECONDS = 10.0
-"""Longer than a trainer needs from its last word in status.json to its end."""
+LEAVE_SECONDS = 10.0
+"""Longer than a run needs from its last word in status.json to its end."""
 
 
 class JobQueue:
@@ -32,7 +34,7 @@ class JobQueue:
 
     def add(
         self,
-        config: TrainingConfig,
+        config: TrainingConfig | EvaluateConfig,
         *,
         engine: str | None,
         num_processes: int | None,
@@ -49,6 +51,7 @@ class JobQueue:
         with self._workspace.queue():
             devices = starter.devices(found, wanted=device, before=(), load=self._load())
             job = new_job(
+                kind=kind_of(config),
                 directory=Path.cwd(),
                 launcher=launcher,
                 engine=engine,
@@ -131,9 +134,9 @@ class JobQueue:
     def _restart(self, folder: JobFolder, job: Job) -> None:
         job = job.model_copy(update={"handle": None})
         # A trainer that has told its end may take a moment to leave.
-        with folder.run.probe(wait_seconds=_LEAVE_SECONDS) as is_free:
+        with folder.run.probe(wait_seconds=LEAVE_SECONDS) as is_free:
             if not is_free:
-                raise UserError(f"The run {folder.id} is being trained: it can't be started.")
+                raise UserError(f"The run {folder.id} is alive: it can't be started.")
             folder.forget_stop()
             folder.write_job(job)
             folder.run.update_status(state="queued", message="", exit_code=None)

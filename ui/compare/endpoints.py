@@ -15,6 +15,7 @@ from chats.denoising.methods import needs_pair
 from chats.errors import UserError
 from chats.generation.events import ImagesEvent, StepEvent
 from chats.generation.png import config_of_row, read_png, save_png
+from ui.compare.form import shaping_fields
 from ui.compare.methods import METHODS, SHOWN_FIRST
 from ui.compare.values import build_config, find_model
 from ui.services import ModelChoice, Services
@@ -119,6 +120,7 @@ def _inputs(models: Sequence[ModelChoice]) -> dict[str, Component]:
         "batch": gr.Number(1, precision=0, label="Seeds in a row"),
         "interval_start": gr.Number(0.0, label="Guidance from this fraction of the steps"),
         "interval_end": gr.Number(1.0, label="Guidance until this fraction of the steps"),
+        **shaping_fields(),
         "model": gr.Textbox(default.name, label="Model"),
         "on_cpu": gr.Checkbox(False, label="On the CPU, beside a GPU that is in use"),
     }

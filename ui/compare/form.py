@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import gradio as gr
 from gradio.components import Component
 
+from chats.config import Shaping
 from ui.compare.methods import METHODS, SHOWN_FIRST
 from ui.compare.values import MAX_BATCH
 from ui.services import ModelChoice
@@ -18,6 +19,13 @@ SCHEDULERS = (
     ("DPM++ multistep", "dpm++"),
     ("UniPC", "unipc"),
 )
+_SHAPING_LABELS = {
+    "refresh_every": "New difference every",
+    "rescale": "Guidance rescale φ",
+    "apg_eta": "APG η",
+    "apg_threshold": "APG threshold",
+    "apg_momentum": "APG momentum",
+}
 ALPHA_RANGE = (-0.5, 1.0)
 SCALE_RANGE = (0.0, 15.0)
 """Ends of the sliders."""
@@ -196,6 +204,8 @@ def _advanced(model: ModelChoice) -> tuple[dict[str, Component], gr.UploadButton
             info="Fraction of the steps",
             min_width=160,
         )
+    with gr.Row():
+        shaping = shaping_fields()
     read_png = gr.UploadButton(
         "Read settings from a PNG", file_types=[".png"], size="sm", elem_id="chats-read-png"
     )
@@ -209,5 +219,20 @@ def _advanced(model: ModelChoice) -> tuple[dict[str, Component], gr.UploadButton
         "height": height,
         "interval_start": start,
         "interval_end": end,
+        **shaping,
     }
     return fields, read_png
+
+
+def shaping_fields() -> dict[str, Component]:
+    """Return a field for each setting of `chats.config.Shaping`, with its docstring as its help."""
+    return {
+        name: gr.Number(
+            field.default,
+            precision=0 if field.annotation is int else None,
+            label=_SHAPING_LABELS[name],
+            info=" ".join(field.description.split()),
+            min_width=160,
+        )
+        for name, field in Shaping.model_fields.items()
+    }

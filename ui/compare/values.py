@@ -30,10 +30,12 @@ def build_config(
     batch: int = 1,
     interval_start: float = 0.0,
     interval_end: float = 1.0,
+    **shaping: float,
 ) -> GenerationConfig:
     """Check a form and lay out one row for each method and seed.
 
-    A number of steps, a width or a height of 0 is the model's own.
+    A number of steps, a width or a height of 0 is the model's own. `shaping` holds fields of
+    `chats.config.Shaping`.
 
     Raises:
         UserError: what is wrong with the form, in words for the person who filled it in.
@@ -55,6 +57,7 @@ def build_config(
             "height": height or None,
             "scheduler": scheduler,
             "interval": (interval_start, interval_end),
+            "shaping": shaping,
             "model": model.name,
             "pair": model.pair,
         }
@@ -95,6 +98,7 @@ def form_values(config: GenerationConfig) -> dict[str, Any]:
         "interval_start": config.interval[0],
         "interval_end": config.interval[1],
         "batch": min(MAX_BATCH, len({row.seed for row in rows})),
+        **config.shaping.model_dump(),
     }
     scales = [row.scale for row in rows if uses_scale(row.method)]
     alphas = [row.alpha for row in rows if uses_alpha(row.method)]

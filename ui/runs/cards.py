@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from training.jobs.catalogue import RunEntry
+from training.jobs.kinds import KINDS
 from training.jobs.summary import JobSummary
 from training.scoring.record import RunScore
 from ui.runs.words import STATES, accuracy, advice, duration, title_of, when
@@ -12,7 +13,7 @@ MAX_LISTED = 50
 """Older runs are folded away."""
 
 EMPTY = (
-    '<p class="nothing">No training yet. A training that is started here, or with '
+    '<p class="nothing">No run yet. A training or an evaluation that is started here, or with '
     "<code>python -m training submit</code> in this workspace, appears at once.</p>"
 )
 
@@ -32,12 +33,19 @@ def render_head(entry: RunEntry) -> str:
     """Draw the head of a run's page: what went wrong first, then what it is and how far."""
     summary = entry.summary
     return (
-        f'<header class="run-head"><h2>{escape(title_of(entry))}</h2>{_facts(entry)}</header>'
+        f'<header class="run-head"><h2>{escape(title_of(entry))}</h2>{_facts(entry)}'
+        f"{_vote(entry)}</header>"
         f"{_alarm(summary)}"
         f'<div class="run-now" data-state="{summary.state}" role="status">'
         f'<p class="run-line">{_state(summary)}<span class="numbers">{_progress(entry)}</span></p>'
         f"{_bar(summary)}{_reason(summary)}{_scored(entry.score)}</div>"
     )
+
+
+def _vote(entry: RunEntry) -> str:
+    if not entry.has_pair:
+        return ""
+    return f'<p><a href="?" data-vote-run="{entry.id}">Vote before/after, blind</a></p>'
 
 
 def _scored(score: RunScore | None) -> str:
@@ -99,7 +107,8 @@ def _row_progress(summary: JobSummary) -> str:
 
 
 def _steps(summary: JobSummary) -> str:
-    return f"{summary.step:,} of {summary.num_steps:,} steps" if summary.num_steps else ""
+    unit = KINDS[summary.kind].unit
+    return f"{summary.step:,} of {summary.num_steps:,} {unit}s" if summary.num_steps else ""
 
 
 def _progress(entry: RunEntry) -> str:
@@ -109,6 +118,8 @@ def _progress(entry: RunEntry) -> str:
         parts.append(f"about {duration(summary.eta_seconds)} left")
     if summary.state == "running" and newest.get("pairs_per_second"):
         parts.append(f"{newest['pairs_per_second']:.3g} pairs/s")
+    if summary.state == "running" and newest.get("pictures_per_second"):
+        parts.append(f"{newest['pictures_per_second']:.3g} pictures/s")
     if summary.state == "running" and newest.get("memory_gb"):
         parts.append(f"{newest['memory_gb']:.1f} GB")
     if summary.ended and summary.started and summary.state == "succeeded":
@@ -149,7 +160,7 @@ def _alarm(summary: JobSummary) -> str:
         more = f"<details><summary>All it said</summary><pre>{escape(rest)}</pre></details>"
     return (
         f'<div class="alarm" role="alert"><p><strong>{escape(error)}</strong></p>'
-        f"<p>{escape(advice(rest or error))}</p>{more}</div>"
+        f"<p>{escape(advice(rest or error, summary.kind))}</p>{more}</div>"
     )
 
 

@@ -89,6 +89,7 @@ class RunEndpoints:
         """Start to score a finished pair of the Shapes model; train_status tells how it stands."""
         with told():
             self._require_starts()
+            self._console.config(run)  # of an evaluation there is nothing to score
             start_score(self._console.directory(run))
             return _shown(self._catalogue.get(run))
 

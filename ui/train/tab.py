@@ -17,6 +17,9 @@ TakeUp = Callable[[gr.Button, gr.Textbox, str], None]
 """Connects a button, the id of a run, and the script that says which: the form is filled with what
 the run did, and shown."""
 
+Refill = Callable[[Any], Any]
+"""Connects an event that wrote what the browser keeps: the form is filled with it."""
+
 
 def kept_form() -> gr.BrowserState:
     """Have the browser keep the form; place it outside of tabs, which are made when opened."""
@@ -25,8 +28,12 @@ def kept_form() -> gr.BrowserState:
 
 def build_train(
     desk: TrainingDesk, *, page: gr.Blocks, tab: gr.Tab, saved: gr.BrowserState
-) -> TakeUp:
-    """Lay out the tab and connect its handlers; returns what connects "Rerun with changes"."""
+) -> tuple[TakeUp, Refill]:
+    """Lay out the tab and connect its handlers.
+
+    Returns:
+        What connects "Rerun with changes", and what fills the form from `saved` after an event.
+    """
     preparation = Preparation(desk)
     form = build_train_form(preparation)
     handlers = TrainHandlers(preparation, form)
@@ -83,11 +90,14 @@ def build_train(
             **{**quick, "preprocess": True},
         )
     )
-    follow(
-        page.load(
-            handlers.restore, saved, [form.data, *start_from, form.recipe, *form.fields], **quick
-        )
-    )
+    restored = [form.data, *start_from, form.recipe, *form.fields]
+    follow(page.load(handlers.restore, saved, restored, **quick))
+
+    def refill(event: Any) -> Any:
+        filled = event.success(handlers.restore, saved, restored, **quick)
+        follow(filled)
+        return filled
+
     follow(tab.select(handlers.list_data, form.data, form.data, **quick))
     form.start.click(
         handlers.start,
@@ -111,4 +121,4 @@ def build_train(
         shown_then = filled.success(None, js="() => window.chats.runs.tab('Train')", **private)
         follow(shown_then)
 
-    return take_up
+    return take_up, refill

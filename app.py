@@ -305,7 +305,8 @@ def open_runs(settings: Settings) -> RunServices:
         return command.run(on_progress=on_progress)
 
     catalogue = RunCatalogue(console, data_name=dataset_name)
-    return RunServices(console=console, catalogue=catalogue, push=push)
+    refusal = "" if settings.trainings else NO_TRAININGS
+    return RunServices(console=console, catalogue=catalogue, push=push, refusal=refusal)
 
 
 def take_up(runs: RunServices, votes: VoteStore) -> None:
@@ -325,7 +326,12 @@ def offered_models(
     """Return each model with its own pair, then with those of finished runs, the newest first."""
     found = []
     for model, pair in ((settings.model, settings.pair), *others):
-        own = describe_model(model, pair)
+        try:
+            own = describe_model(model, pair)
+        except UserError:
+            if model == settings.model:
+                raise
+            continue  # loaded by hand, and damaged since
         found += [own] + [
             replace(
                 own,

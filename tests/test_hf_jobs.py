@@ -11,6 +11,7 @@ from chats.errors import UserError
 from tests.fake_hub_jobs import FakeHubJobs
 from tests.job_queue import make_config, wait_for
 from tests.test_push import http_error
+from training.evaluation_config import EvaluateConfig
 from training.jobs import hf_bundle, hf_jobs
 from training.jobs.console import JobConsole, JobSettings
 from training.jobs.elsewhere import HF_JOBS
@@ -101,6 +102,13 @@ def test_what_lies_on_this_machine_only_is_refused(tmp_path, hub, groups, messag
         submit(console, on_hub(**groups))
     assert hub.jobs == {}
     assert console.list()[0].state == "failed"
+
+
+def test_an_evaluation_is_refused(tmp_path, hub):
+    console = open_console(tmp_path, hub)
+    with pytest.raises(UserError, match="take trainings, and .* is an evaluation"):
+        submit(console, EvaluateConfig(output=tmp_path / "unused"))
+    assert hub.jobs == {}
 
 
 def test_a_device_of_this_machine_makes_no_sense(tmp_path, hub):

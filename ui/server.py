@@ -114,9 +114,10 @@ def _is_from_own_page(scope: Scope, page_host: str) -> bool:
     origin = headers.get("origin")
     if scope["method"] in ("GET", "HEAD", "OPTIONS") or origin is None:
         return True
-    # What stands before the server may rename the host; a browser lets no page write the header.
-    own = (headers.get("host"), headers.get("x-forwarded-host"), page_host or None)
-    return urlsplit(origin).netloc in own
+    # What stands before the server may rename the host. X-Forwarded-Host would say so, but gradio
+    # lets other pages write it; Sec-Fetch-Site is written by browsers alone, over https.
+    is_own = headers.get("sec-fetch-site") == "same-origin"
+    return is_own or urlsplit(origin).netloc in (headers.get("host"), page_host or None)
 
 
 def _is_loopback(host: str) -> bool:

@@ -48,6 +48,8 @@ class RunServices:
     """All of them at a glance."""
     push: Callable[[str, str, bool, OnProgress], str]
     """Push a run's pair to a repository, privately or not; returns what to tell."""
+    refusal: str = ""
+    """Why nobody may resume or score a run here; empty if they may."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from training.jobs.states import WAITING
 from training.jobs.summary import Action, JobSummary
 from training.jobs.workspace import JobFolder, StopRequest, Workspace
 from training.run import RunDirectory
+from training.scoring.record import read_score
 
 _Settings = TypeVar("_Settings", TrainingConfig, EvaluateConfig)
 _IMPOSSIBLE: dict[Action, str] = {
@@ -153,6 +154,12 @@ class JobConsole:
             with folder.run.probe(wait_seconds=LEAVE_SECONDS) as is_free:
                 if not is_free:
                     raise UserError(f"The run {run_id} is alive: {_IMPOSSIBLE['delete']}.")
+                score = read_score(folder.run)
+                if score is not None and score.state == "running":
+                    raise UserError(
+                        f"The pair of the run {run_id} is being scored. Wait until that has ended, "
+                        "then delete the run."
+                    )
                 self._workspace.remove(folder)
 
     def rerun(

@@ -29,6 +29,9 @@ BUTTONS: tuple[Action | Literal["score"], ...] = (
 )
 """What a person can press."""
 
+STARTS = frozenset({"resume", "score"})
+"""Those that start a process."""
+
 LogFile = Literal["log", "output"]
 
 
@@ -74,6 +77,7 @@ class RunsView:
     ) -> None:
         self._is_offered, self._can_rerun = is_offered, can_rerun
         self._console, self._catalogue = services.console, services.catalogue
+        self._can_start = not services.refusal
         self._book = SampleBook()
 
     def parts(self, asked: Asked) -> dict[str, Part]:
@@ -213,6 +217,8 @@ class RunsView:
             possible.add("score")
         if not self._can_rerun or entry.config is None:  # only trainings have a form to fill
             possible.discard("rerun")
+        if not self._can_start:
+            possible -= STARTS
         pressed = [gr.Button(visible=name in possible) for name in BUTTONS]
         can_use = entry.has_pair and self._is_offered(entry.id)
         return [gr.Button(visible=can_use), *pressed, gr.Accordion(visible=entry.has_pair)]

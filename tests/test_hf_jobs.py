@@ -106,7 +106,7 @@ def test_what_lies_on_this_machine_only_is_refused(tmp_path, hub, groups, messag
 
 def test_an_evaluation_is_refused(tmp_path, hub):
     console = open_console(tmp_path, hub)
-    with pytest.raises(UserError, match="take trainings, and .* is an evaluation"):
+    with pytest.raises(UserError, match="take trainings"):
         submit(console, EvaluateConfig(output=tmp_path / "unused"))
     assert hub.jobs == {}
 

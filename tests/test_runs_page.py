@@ -375,10 +375,12 @@ def test_an_evaluation_is_prepared_started_watched_and_read(page, server, consol
     open_tab(page, "Evaluate")
     start, methods = page.locator("#evaluate-start"), page.locator("#evaluate-methods textarea")
     expect(page.locator("#evaluate-cost")).to_contain_text("1,200 pictures of 600 prompts")
-    methods.fill("cgf,s=2")
+    methods.fill("cgf,s=")
+    methods.press_sequentially("2")  # a first text that is put in whole tells the page nothing
     expect(page.locator("#evaluate-methods .problem")).to_contain_text("cgf,s=2: method")
     expect(start).to_be_disabled()
-    methods.fill("cfg,s=2\nchats,s=2,alpha=0\nchats,s=2,alpha=0.5")
+    methods.fill("cfg,s=2\nchats,s=2,alpha=0\nchats,s=2,alpha=0.")
+    methods.press_sequentially("5")
     prompts = b"a photo of a red star\na photo of a blue circle\na photo of a green square\n"
     page.locator("input[type=file][accept*='.tsv']").set_input_files(
         {"name": "mine.txt", "mimeType": "text/plain", "buffer": prompts}

@@ -392,7 +392,7 @@ def test_an_evaluation_is_prepared_started_watched_and_read(page, server, consol
     expect(page.locator(".run-head")).to_contain_text("chats-s2-a0.5 on mine.txt")
     state(page, "succeeded")
     expect(page.locator("#runs-curves .results-table").first).to_contain_text("chats-s2-a0.5")
-    expect(page.locator("#runs-curves .bar-of-error").first).to_be_attached()
+    expect(page.locator("#runs-curves .plot polyline.smooth")).to_be_attached()
     open_tab(page, "Evaluate")
     expect(page.locator("#evaluate-results .results-table").first).to_contain_text("win rate")
     with page.expect_download() as file:

@@ -375,10 +375,12 @@ def test_an_evaluation_is_prepared_started_watched_and_read(page, server, consol
     open_tab(page, "Evaluate")
     start, methods = page.locator("#evaluate-start"), page.locator("#evaluate-methods textarea")
     expect(page.locator("#evaluate-cost")).to_contain_text("1,200 pictures of 600 prompts")
-    methods.fill("cgf,s=2")
+    methods.fill("cgf,s=")
+    methods.press_sequentially("2")  # a first text that is put in whole tells the page nothing
     expect(page.locator("#evaluate-methods .problem")).to_contain_text("cgf,s=2: method")
     expect(start).to_be_disabled()
-    methods.fill("cfg,s=2\nchats,s=2,alpha=0\nchats,s=2,alpha=0.5")
+    methods.fill("cfg,s=2\nchats,s=2,alpha=0\nchats,s=2,alpha=0.")
+    methods.press_sequentially("5")
     prompts = b"a photo of a red star\na photo of a blue circle\na photo of a green square\n"
     page.locator("input[type=file][accept*='.tsv']").set_input_files(
         {"name": "mine.txt", "mimeType": "text/plain", "buffer": prompts}
@@ -390,7 +392,7 @@ def test_an_evaluation_is_prepared_started_watched_and_read(page, server, consol
     expect(page.locator(".run-head")).to_contain_text("chats-s2-a0.5 on mine.txt")
     state(page, "succeeded")
     expect(page.locator("#runs-curves .results-table").first).to_contain_text("chats-s2-a0.5")
-    expect(page.locator("#runs-curves .bar-of-error").first).to_be_attached()
+    expect(page.locator("#runs-curves .plot polyline.smooth")).to_be_attached()
     open_tab(page, "Evaluate")
     expect(page.locator("#evaluate-results .results-table").first).to_contain_text("win rate")
     with page.expect_download() as file:

@@ -15,6 +15,8 @@ from training.jobs.summary import JobSummary
 from training.jobs.workspace import Workspace
 
 SLOW_STEPS = 10_000
+FAKES = {"training": "tests.fake_trainer"}
+"""Modules that are started instead of the real ones."""
 
 
 class Cluster:
@@ -60,7 +62,9 @@ def make_config(*, num_steps: int = 3, **optimizer: object) -> TrainingConfig:
 
 def open_console(workspace: Path, *, grace_seconds: float = 60.0) -> JobConsole:
     settings = JobSettings(workspace=workspace, stop_grace_seconds=grace_seconds)
-    return JobConsole(settings, launchers={"here": ThisMachine(module="tests.fake_trainer")})
+    return JobConsole(
+        settings, launchers={"here": ThisMachine(modules={"training": "tests.fake_trainer"})}
+    )
 
 
 @contextlib.contextmanager

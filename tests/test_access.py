@@ -70,7 +70,14 @@ def test_a_page_of_another_origin_can_do_nothing(server, client, origin):
     assert post(f"{server.url}/gradio_api/upload", b"", Origin=origin) == 403
 
 
+def test_a_page_of_another_origin_can_not_pass_for_what_stands_before_the_server(server):
+    """Gradio's answer to OPTIONS lets it write the header, and the browser sends the login."""
+    evil = {"Origin": "https://evil.example", "X-Forwarded-Host": "evil.example"}
+    for site in ({}, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}):
+        assert call(server, "train_start", **evil, **site) == 403
+
+
 def test_the_servers_own_page_passes_also_behind_another_name(server):
     assert call(server, "train_start", Origin=server.url) == 401
-    proxied = {"Origin": "https://chats.example", "X-Forwarded-Host": "chats.example"}
+    proxied = {"Origin": "https://chats.example", "Sec-Fetch-Site": "same-origin"}
     assert call(server, "train_start", **proxied) == 401

@@ -22,7 +22,7 @@ from chats.__main__ import COMMANDS as CHATS_COMMANDS
 from chats.config import MethodName
 from chats.shapes.pairs import PairsConfig
 from training.commands import parse_arguments
-from training.evaluate.__main__ import parse_arguments as parse_evaluation
+from training.evaluation_config import parse_evaluation
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")

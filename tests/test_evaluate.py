@@ -19,12 +19,13 @@ from chats.shapes import BASE, PAIR
 from chats.shapes.prompts import evaluation_specs
 from chats.shapes.sampling import Sampler, first_seed
 from training.evaluate import loop
-from training.evaluate.__main__ import parse_arguments
-from training.evaluate.config import EvaluateConfig, read_contestant
 from training.evaluate.loop import evaluate
 from training.evaluate.report import tabulate, write_report
+from training.evaluation_config import EvaluateConfig, parse_evaluation, read_contestant
 
 ROOT = Path(__file__).parents[1]
+_OF_THE_WORK = ("status.json", "log.txt", "metrics.jsonl")
+"""Files that tell times and processes."""
 QUICK = {
     "methods": ("cfg,s=2", "chats,s=2,alpha=0.5,name=ours"),
     "seeds": (0, 1),
@@ -51,7 +52,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix != ".lock"
+        if path.is_file() and path.suffix != ".lock" and path.name not in _OF_THE_WORK
     }
 
 
@@ -151,8 +152,8 @@ def test_another_evaluation_in_the_same_folder_is_refused(done):
     script = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from training.evaluate.folder import EvaluationFolder\n"
-        f"with EvaluationFolder(Path({str(done)!r})).hold():\n"
+        "from training.run import RunDirectory\n"
+        f"with RunDirectory(Path({str(done)!r})).keep():\n"
         "    print('held', flush=True)\n"
         "    sys.stdin.read()\n"
     )
@@ -165,7 +166,7 @@ def test_another_evaluation_in_the_same_folder_is_refused(done):
     )
     with holder:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match="already running"):
+        with pytest.raises(UserError, match="Another process is at work in this folder already"):
             evaluate(EvaluateConfig(output=done, **QUICK), device="cpu")
         holder.stdin.close()
 
@@ -336,7 +337,7 @@ def test_wrong_settings_are_told(settings, message):
 
 def test_the_command_reads_a_file_and_flags(tmp_path):
     (tmp_path / "eval.yaml").write_text("output: here\nscorers: [clip]\nseeds: [3]\n")
-    config = parse_arguments(["--config", str(tmp_path / "eval.yaml"), "--seeds", "1", "2"])
+    config = parse_evaluation(["--config", str(tmp_path / "eval.yaml"), "--seeds", "1", "2"])
     assert (config.output, config.scorers, config.seeds) == (Path("here"), ("clip",), (1, 2))
 
 
@@ -346,7 +347,7 @@ def test_commands_of_the_page_are_understood():
     assert len(commands) == 6
     for command in commands:
         if "--config" not in command:
-            assert parse_arguments(shlex.split(command)).contestants
+            assert parse_evaluation(shlex.split(command)).contestants
 
 
 @pytest.mark.slow

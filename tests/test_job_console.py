@@ -201,6 +201,14 @@ def test_a_training_gets_the_shortest_queues(engine, wanted, expected, monkeypat
     assert choose_devices(engine, wanted=wanted, available=GPUS, load=load) == expected
 
 
+@pytest.mark.parametrize("wanted", ["cpu", None])
+def test_the_cpu_is_not_given_to_more_processes_than_it_has_cores(wanted, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    for engine in (Engine(num_processes=5000), Engine(num_processes=5000, shares_out=True)):
+        with pytest.raises(UserError, match=r"5000 processes can't share the CPU"):
+            choose_devices(engine, wanted=wanted, available={"cpu": "the CPU"}, load={})
+
+
 @pytest.mark.parametrize(
     ("variable", "expected"),
     [

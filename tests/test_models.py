@@ -216,6 +216,26 @@ def test_a_model_is_unloaded_only_when_nobody_uses_it(saved):
     assert manager.describe() == []
 
 
+def test_a_link_to_nowhere_beside_the_weights_is_passed_over(model, saved):
+    (model / "notes.txt").symlink_to("nowhere")
+    works(ModelManager(device="cpu"), saved)
+    with ModelManager(device="cpu").lease(str(model)) as lease:
+        assert lease.default_size_px == 16
+
+
+def test_the_budget_is_measured_again_after_a_training_gave_its_memory_back(saved, monkeypatch):
+    """A server that was started beside a training would else be left with the rest for ever."""
+    monkeypatch.setattr("chats.models.manager.budget_of", lambda device: 1000)
+    manager = ModelManager(device="cpu")
+    with pytest.raises(UserError, match="does not fit"), manager.lease(str(saved / "model")):
+        pass
+    monkeypatch.setattr("chats.models.manager.budget_of", lambda device: 2 * 10**9)
+    assert manager.report().room_gb == 2
+    with manager.lease(str(saved / "model")):
+        monkeypatch.setattr("chats.models.manager.budget_of", lambda device: 1000)
+        assert 1.9 < manager.report().room_gb < 2  # not measured while its own weights are there
+
+
 def test_the_embedded_model_says_its_own_size_and_steps():
     manager = ModelManager(device="cpu")
     with manager.lease(SHAPES_MODEL) as lease:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import gradio as gr
 import pytest
 
+import app
 from chats.config import GenerationConfig, Row
 from chats.devices import ON_CPU
 from chats.errors import DeviceBusyError, UserError
@@ -183,6 +184,15 @@ def test_a_gpu_in_use_is_told_and_the_cpu_offered_where_it_would_help():
     assert beside.status.offers_cpu
     assert beside.status.text.endswith("Wait until it has ended, stop it in Runs, or use the CPU.")
     assert last_view(services, on_cpu=True).board.state == "done"
+
+
+def test_a_model_loaded_by_hand_and_damaged_since_takes_no_other_off_the_page(tmp_path):
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "model_index.json").write_text("{")
+    settings = app.Settings(workspace=tmp_path / "ws")
+    others = ((str(tmp_path / "damaged"), None),)
+    (own,) = app.offered_models(settings, app.open_runs(settings), others=others)
+    assert own.name == settings.model
 
 
 def test_a_model_loaded_by_hand_is_offered_in_compare_with_what_suits_it():

@@ -1,11 +1,16 @@
 """The ladder from a model that is whole on the device to one that is refused."""
 
 import json
+from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
+from chats.config import GenerationConfig, Row
 from chats.errors import UserError
+from chats.generation.generate import generate
 from chats.models.loading import can_be_offloaded
+from chats.models.manager import ModelManager
 from chats.models.placement import Sizes, choose_placement
 
 GB = 10**9
@@ -52,3 +57,26 @@ def test_both_halves_of_a_full_pair_must_be_on_the_device(tmp_path):
     assert not can_be_offloaded(tmp_path, tmp_path / "full")
     assert can_be_offloaded(tmp_path, tmp_path / "lora")
     assert can_be_offloaded(tmp_path, None)
+
+
+def test_weights_that_come_only_meanwhile_do_not_pass_for_the_work():
+    """Else the second picture would ask for the room of the weights once more, and be refused."""
+
+    class Offloading(ModelManager):
+        @contextmanager
+        def lease(self, *args, **kwargs):
+            with super().lease(*args, **kwargs) as lease:
+                yield replace(lease, placement="model offload")
+
+    manager = Offloading(device="cpu", budget_gb=1)
+
+    @contextmanager
+    def measured(family, *, num_pixels, num_rows):
+        yield
+        manager.working.learn(family, num_pixels=num_pixels, num_rows=num_rows, num_bytes=2 * GB)
+
+    manager.working.measured = measured
+    config = GenerationConfig(prompt="a red star", rows=(Row(method="cfg"),), num_steps=1)
+    for _ in range(2):
+        *_, last = generate(manager, config)
+        assert len(last.images) == 1

@@ -7,8 +7,8 @@ import pytest
 from chats.errors import UserError
 from chats.shapes.prompts import evaluation_specs
 from chats.shapes.world import caption
-from training.evaluate.config import EvaluateConfig
 from training.evaluate.prompts import read_prompts
+from training.evaluation_config import EvaluateConfig
 
 
 def read(path, **settings):

@@ -67,7 +67,7 @@ def test_a_run_is_held_once_and_a_killed_trainer_is_interrupted(run):
         assert status.state == "running"
         assert status.pid == trainer.pid
         assert status.process_created == psutil.Process(trainer.pid).create_time()
-        with pytest.raises(UserError, match=rf"trained already \(pid {trainer.pid}\)"):
+        with pytest.raises(UserError, match=rf"in this folder already \(pid {trainer.pid}\)"):
             run.hold().__enter__()
         assert run.status() == status
         trainer.kill()

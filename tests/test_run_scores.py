@@ -1,10 +1,13 @@
 """The score of a run: a process of its own, told in the run's folder and on its page."""
 
 import shutil
+from dataclasses import replace
 
+import gradio as gr
 import numpy as np
 import pytest
 
+import app
 from chats.errors import UserError
 from chats.shapes import BASE, PAIR
 from chats.shapes.prompts import evaluation_specs
@@ -15,6 +18,7 @@ from training.jobs.catalogue import RunCatalogue
 from training.scoring.record import RunScore, read_score, score_lock, start_score, write_score
 from training.scoring.shapes import main
 from ui.runs.cards import render_head, render_list
+from ui.runs.endpoints import RunEndpoints
 from ui.runs.handlers import RunsHandlers
 from ui.services import RunServices
 
@@ -92,6 +96,33 @@ def test_the_button_is_there_where_a_score_can_be_had(run, catalogue, tmp_path):
     write_score(run, RunScore.model_validate(empty_score()))
     with score_lock(run):
         assert not is_offered()
+
+
+def test_a_run_that_is_being_scored_is_not_deleted(run, tmp_path):
+    """What scores it would write its record into a folder that is gone, and make it again."""
+    console = open_console(tmp_path / "ws")
+    write_score(run, RunScore.model_validate(empty_score()))
+    with score_lock(run), pytest.raises(UserError, match="is being scored"):
+        console.delete(run.path.name)
+    console.delete(run.path.name)
+    assert console.list() == ()
+
+
+@pytest.mark.parametrize("name", ["resume", "score"])
+def test_a_server_that_starts_no_trainings_resumes_and_scores_none(run, tmp_path, name):
+    state = "interrupted" if name == "resume" else "succeeded"
+    run_id = write_run(tmp_path / "ws", state=state).path.name
+    services = app.open_runs(app.Settings(workspace=tmp_path / "ws", trainings=False))
+    handlers = RunsHandlers(services, is_offered=lambda run: True)
+    place = {"resume": 1, "score": 4}[name]
+    assert not handlers.open(run_id)[1]["buttons"][place].visible
+    with pytest.raises(gr.Error, match="starts no trainings"):
+        handlers.act(name, run_id)
+    with pytest.raises(gr.Error, match="starts no trainings"):
+        getattr(RunEndpoints(services), f"train_{name}")(run_id)
+    usual = replace(services, refusal="")
+    handlers = RunsHandlers(usual, is_offered=lambda run: True)
+    assert handlers.open(run_id)[1]["buttons"][place].visible
 
 
 def empty_score() -> dict:

@@ -105,7 +105,7 @@ def state(page: Page, name: str) -> None:
 def test_a_newcomer_goes_from_a_zip_to_pictures_of_their_own_pair(page, server, console, tmp_path):
     """All of it in the page: bring data, train, look, stop, resume, use the pair, do it again."""
     open_tab(page, "Runs")
-    expect(page.locator("#runs-page")).to_contain_text("No training yet")
+    expect(page.locator("#runs-page")).to_contain_text("No run yet")
     bring_data(page, shapes_zip(tmp_path / "my shapes.zip", num_pairs=14))
 
     open_tab(page, "Train")
@@ -367,6 +367,40 @@ def test_a_mistake_gets_a_clear_message(client, server, endpoint, arguments, mes
     run = write_run(server.workspace)
     with pytest.raises(AppError, match=message):
         client.predict(run=run.path.name, **arguments, api_name=f"/{endpoint}")
+
+
+@pytest.mark.browser
+def test_an_evaluation_is_prepared_started_watched_and_read(page, server, console):
+    """Three prompts, three methods: a mistake is told where it is, then tables and a curve come."""
+    open_tab(page, "Evaluate")
+    start, methods = page.locator("#evaluate-start"), page.locator("#evaluate-methods textarea")
+    expect(page.locator("#evaluate-cost")).to_contain_text("1,200 pictures of 600 prompts")
+    methods.fill("cgf,s=2")
+    expect(page.locator("#evaluate-methods .problem")).to_contain_text("cgf,s=2: method")
+    expect(start).to_be_disabled()
+    methods.fill("cfg,s=2\nchats,s=2,alpha=0\nchats,s=2,alpha=0.5")
+    prompts = b"a photo of a red star\na photo of a blue circle\na photo of a green square\n"
+    page.locator("input[type=file][accept*='.tsv']").set_input_files(
+        {"name": "mine.txt", "mimeType": "text/plain", "buffer": prompts}
+    )
+    expect(page.locator("#evaluate-cost")).to_contain_text("9 pictures of 3 prompts")
+    expect(page.locator("#evaluate-cost")).to_contain_text("360 predictions")
+    start.click()
+    page.locator("#evaluate-result [data-run]").click()
+    expect(page.locator(".run-head")).to_contain_text("chats-s2-a0.5 on mine.txt")
+    state(page, "succeeded")
+    expect(page.locator("#runs-curves .results-table").first).to_contain_text("chats-s2-a0.5")
+    expect(page.locator("#runs-curves .bar-of-error").first).to_be_attached()
+    open_tab(page, "Evaluate")
+    expect(page.locator("#evaluate-results .results-table").first).to_contain_text("win rate")
+    with page.expect_download() as file:
+        page.locator("#evaluate-results a[download='report.csv']").click()
+    assert file.value.path().read_text().startswith("scorer,category,method,")
+    for size in (WIDE, MEDIUM, NARROW):
+        page.set_viewport_size(size)
+        keep(page, f"evaluate-{size['width']}")
+    page.evaluate("document.body.classList.add('dark')")
+    keep(page, "evaluate-dark")
 
 
 def test_programs_list_read_compare_and_delete_runs(client, server):

@@ -111,7 +111,7 @@ def test_several_runs_are_drawn_over_each_other_with_a_legend():
 
 def test_an_empty_workspace_says_how_to_begin(handlers):
     _, parts, _ = handlers.open("")
-    assert "No training yet" in parts["active"]
+    assert "No run yet" in parts["active"]
     assert parts["views"] is False
 
 
@@ -141,7 +141,7 @@ def test_a_failure_shows_its_last_line_and_what_to_do_before_anything_else(handl
 
 @pytest.mark.parametrize("error", ["", "Killed", "Something nobody has seen before"])
 def test_a_failure_without_known_cause_points_to_the_log(error):
-    assert "The end of the log" in advice(error)
+    assert "The end of the log" in advice(error, "training")
 
 
 @pytest.mark.parametrize(

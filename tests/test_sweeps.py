@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 
 import pytest
 from PIL import Image
@@ -14,6 +15,7 @@ from chats.sweeps.config import MAX_CELLS, SweepConfig
 from chats.sweeps.folder import SCORES_FILE, SETTINGS_FILE, SweepFolder
 from chats.sweeps.plan import cells, cost, next_call, pictures, request
 from chats.sweeps.sheet import SWEEP_KEY, contact_sheet
+from chats.sweeps.store import SweepStore
 from tests.page_fakes import FakeStudio
 from tests.sweeping import contents, finish, make, small_sweep
 
@@ -31,6 +33,8 @@ from tests.sweeping import contents, finish, make, small_sweep
         ({"alphas": ["nan"]}, "alphas.0: Input should be a finite number"),
         ({"alphas": "1 to 0 by 0.1"}, "a range goes up: 1 to 0 by 0.1 does not"),
         ({"alphas": "0 to 1 by 0.00001"}, "a range has at most 1000 values, this one has 100,001"),
+        ({"alphas": "0 to 1e999 by 1"}, "alphas: .*0 to inf by 1 has no end"),
+        ({"alphas": "0 to 5 by 1e-320"}, "alphas: .*has no end"),
         ({"scales": "much"}, "scales.0: Input should be a valid number"),
         ({"intervals": [[0.8, 0.2]]}, "an interval must start before it ends, got 0.8 to 0.2"),
         ({"alphas": "0 to 1 by 0.01", "scales": [1, 2, 3, 4]}, f"make 404 cells.*most {MAX_CELLS}"),
@@ -58,6 +62,14 @@ def test_settings_that_make_no_sweep_are_refused_in_one_line(change, words):
 )
 def test_numbers_are_read_as_people_write_them(text, numbers):
     assert read_numbers(text) == numbers
+
+
+def test_a_long_text_without_a_range_is_read_at_once():
+    """In time that grows with its length: a page would stand still for all who use it."""
+    text = "1" * 200_000 + "x"
+    began = time.process_time()
+    assert read_numbers(text) == [text]
+    assert time.process_time() - began < 2
 
 
 def test_every_picture_is_made_once_and_every_cell_has_its_first_before_any_its_second():
@@ -231,6 +243,16 @@ def test_the_sheet_says_the_settings_without_paths_and_holds_the_pictures(tmp_pa
     assert SweepConfig.model_validate(inside).alphas == config.alphas
     with Image.open(folder.picture(9)) as picture:
         assert picture.convert("RGB").getpixel((0, 0)) in colours
+
+
+def test_for_the_pace_only_sweeps_of_the_same_model_are_looked_through(tmp_path, monkeypatch):
+    """The page asks with every key that is pressed."""
+    store, looked = SweepStore(tmp_path), []
+    for model in ("shapes", "owner/other"):
+        store.create(small_sweep(model=model))
+    monkeypatch.setattr(SweepFolder, "calls", lambda self: looked.append(self.config.model) or [])
+    assert store.seconds_per_prediction(small_sweep(model="owner/other")) is None
+    assert looked == ["owner/other"]
 
 
 def test_a_row_with_a_prompt_of_its_own_is_a_picture_with_that_prompt():

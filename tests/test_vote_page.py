@@ -199,12 +199,12 @@ def test_keys_and_buttons_answer_and_typing_does_not(browser, fake):
         assert shown(page) == first
         page.locator(".arena-prompt").click()
         assert press(page, "0") == first
-        expect(page.locator("#vote-told")).to_contain_text("You chose neither")
+        expect(page.locator("#vote-told")).to_contain_text("Last match: you chose neither")
         page.keyboard.press("u")
         expect(page.locator("#vote-told")).to_contain_text("Taken back: neither")
         assert shown(page) == first
         page.locator(f"{OPEN} img").first.click()
-        expect(page.locator("#vote-told")).to_contain_text("You chose left")
+        expect(page.locator("#vote-told")).to_contain_text("Last match: you chose left")
         press(page, "s")
         expect(page.locator("#vote-told")).to_contain_text("Skipped")
         tally = open_store(fake.workspace).named("Votes").tally()

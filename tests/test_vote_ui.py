@@ -246,7 +246,7 @@ def test_an_answer_is_kept_at_once_and_the_next_match_is_there(page):
     first = shown(page.start())
     view = page.cast(first, "right")
     assert match_of(view) != first
-    assert "You chose right" in view.told
+    assert "Last match: you chose right" in view.told
     assert "CFG" in view.told
     assert "CHATS" in view.told
     assert page.collection.tally().votes[first].voter == "Ada"
@@ -291,7 +291,7 @@ def test_a_killed_server_takes_the_answer_to_what_it_had_shown(page):
     match = shown(page.start())
     page.open()
     view = page.cast(match)
-    assert "You chose left" in view.told
+    assert "Last match: you chose left" in view.told
     assert match_of(view) != match
     assert len(page.studio.asked) == 2
 

@@ -1,20 +1,21 @@
-"""A training's settings by their full names, `optimizer.learning_rate`: to compare, to change."""
+"""Settings by their full names, `optimizer.learning_rate`: to compare, to change."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from chats.errors import UserError, explain_validation
-from training.config import TrainingConfig
+
+_Settings = TypeVar("_Settings", bound=BaseModel)
 
 
-def flat_settings(config: TrainingConfig) -> dict[str, Any]:
+def flat_settings(config: BaseModel) -> dict[str, Any]:
     """Return every setting as JSON, by its full name."""
     return _flat(config.model_dump(mode="json"), "")
 
 
-def changed_settings(config: TrainingConfig, changes: Mapping[str, Any]) -> TrainingConfig:
+def changed_settings(config: _Settings, changes: Mapping[str, Any]) -> _Settings:
     """Return settings with others laid over them.
 
     Args:
@@ -34,7 +35,7 @@ def changed_settings(config: TrainingConfig, changes: Mapping[str, Any]) -> Trai
             raise UserError(f"There is no setting {name!r}.")
         place[last] = value
     try:
-        return TrainingConfig.model_validate(settings)
+        return type(config).model_validate(settings)
     except ValidationError as error:
         raise explain_validation(error) from None
 

@@ -346,13 +346,18 @@ class TrainingConfig(FrozenSettings):
 
 
 def load_training_config(path: Path) -> TrainingConfig:
-    """Read a YAML file that holds a whole config.
+    """Read a YAML file that holds a whole training; see `load_settings`."""
+    return load_settings(TrainingConfig, path)
+
+
+def load_settings(kind: type[_Settings], path: Path) -> _Settings:
+    """Read a YAML file that holds all settings of a kind.
 
     Raises:
         UserError: The file is missing or not YAML, or one line for each setting that is wrong.
     """
     try:
-        return TrainingConfig.model_validate(_read_yaml(path))
+        return kind.model_validate(_read_yaml(path))
     except ValidationError as error:
         raise explain_validation(error) from None
 

@@ -5,7 +5,7 @@ import functools
 from chats import disk
 from chats.disk import PARTIAL, read_if_there, sync
 
-RUN_REMEDY = "then resume the run; or set run.output to another folder."
+RUN_REMEDY = "then resume the run; or set its output to another folder."
 """What to do when the disk refuses to write a run."""
 
 write_atomically = functools.partial(disk.write_atomically, remedy=RUN_REMEDY)

@@ -1,8 +1,9 @@
-"""Where a training of the queue runs: settings beside the training's own; no torch."""
+"""Where a run of the queue runs: settings beside its own; no torch."""
 
 from dataclasses import dataclass
 
 from training.config import LaunchSettings, TrainingConfig
+from training.evaluation_config import EvaluateConfig
 from training.launch import Engine
 
 
@@ -26,6 +27,16 @@ class PlacedTraining(TrainingConfig):
     def training(self) -> TrainingConfig:
         """Return the training alone."""
         return TrainingConfig(**_settings(self))
+
+
+class PlacedEvaluation(EvaluateConfig):
+    """An evaluation, and where it runs."""
+
+    hardware: HardwareSettings = HardwareSettings()
+
+    def evaluation(self) -> EvaluateConfig:
+        """Return the evaluation alone."""
+        return EvaluateConfig(**{name: getattr(self, name) for name in EvaluateConfig.model_fields})
 
 
 @dataclass(frozen=True)

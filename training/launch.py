@@ -88,19 +88,21 @@ def find_engine(name: str | None, *, num_processes: int | None) -> Engine:
     )
 
 
-def launch_command(engine: Engine, arguments: Sequence[str]) -> list[str]:
-    """Return the command that starts the training, as a list of arguments.
+def launch_command(
+    engine: Engine, arguments: Sequence[str], *, module: str = "training"
+) -> list[str]:
+    """Return the command that starts a module's processes, as a list of arguments.
 
     On several machines, RANK and ADDRESS stand for what each of them has to fill in.
     """
     if engine.path is None:
-        return ["python", "-m", "training", *arguments]
+        return ["python", "-m", module, *arguments]
     command = ["accelerate", "launch", "--config_file", _shown(engine.path)]
     if engine.num_processes > 1:
         command += ["--num_processes", str(engine.num_processes)]
     if engine.num_machines > 1:
         command += ["--machine_rank", "RANK", "--main_process_ip", "ADDRESS"]
-    return [*command, "-m", "training", *arguments]
+    return [*command, "-m", module, *arguments]
 
 
 def _read(path: Path) -> dict[str, Any]:

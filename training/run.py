@@ -12,22 +12,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import psutil
 import yaml
 from filelock import FileLock, Timeout
-from pydantic import AwareDatetime, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
 from chats.config import FrozenSettings, MethodName
 from chats.errors import UserError, explain_validation
-from training.config import TrainingConfig, load_training_config
+from training.config import TrainingConfig, load_settings
 from training.disk import PARTIAL, disk_errors_explained, read_if_there, write_atomically
 
 logger = logging.getLogger(__name__)
 
 EXIT_STOPPED = 75
-"""Exit status of a trainer that was asked to stop, saved a checkpoint and can be resumed."""
+"""Exit status of a run that was asked to stop, saved what it had and can be resumed."""
 
 RunState = Literal[
     "queued",
@@ -39,7 +39,9 @@ RunState = Literal[
     "cancelled",
     "interrupted",
 ]
-"""What becomes of a run; `interrupted` means that its trainer ended without a word."""
+"""What becomes of a run; `interrupted` means that its process ended without a word."""
+
+_Settings = TypeVar("_Settings", bound=BaseModel)
 
 Metrics = dict[str, float | None]
 """One line of metrics.jsonl; it has at least `step`."""
@@ -55,10 +57,10 @@ class RunStatus(FrozenSettings):
     """What becomes of the run."""
 
     step: int = Field(0, ge=0)
-    """Optimizer steps done."""
+    """Units of work done: optimizer steps of a training, pictures of an evaluation."""
 
     num_steps: int | None = Field(None, ge=1)
-    """Optimizer steps of the whole training; none before that is known."""
+    """Units of all its work; none before that is known."""
 
     seconds_left: float | None = Field(None, ge=0)
     """Time to the end, judged by the pace since its trainer began; none while that is not known."""
@@ -150,7 +152,7 @@ class RunDirectory:
         The end has to be told by `update_status` within; a run that is left without is interrupted.
 
         Raises:
-            UserError: Another process trains this run, or the folder can't be written to.
+            UserError: Another process keeps this run, or the folder can't be written to.
         """
         with self.keep():
             self.announce("running")
@@ -171,9 +173,9 @@ class RunDirectory:
             if not is_ours:
                 status = self.stored_status()
                 raise UserError(
-                    "This run is being trained already "
+                    "Another process is at work in this folder already "
                     f"(pid {status.pid if status else 'unknown'}): {self.path}. "
-                    "Stop that training, or set run.output to another folder."
+                    "Wait for it or stop it, or set the output to another folder."
                 )
             for partial in self.path.glob(f".*{PARTIAL}"):
                 partial.unlink(missing_ok=True)
@@ -267,7 +269,7 @@ class RunDirectory:
         text = status.model_dump_json(indent=2) + "\n"
         write_atomically(self._status_path, text, is_durable=is_durable)
 
-    def write_config(self, config: TrainingConfig) -> None:
+    def write_config(self, config: BaseModel) -> None:
         """Write config.yaml.
 
         Raises:
@@ -277,12 +279,20 @@ class RunDirectory:
         write_atomically(self._config_path, text)
 
     def read_config(self) -> TrainingConfig:
-        """Read config.yaml.
+        """Read config.yaml of a training.
 
         Raises:
             UserError: The file is missing or wrong.
         """
-        return load_training_config(self._config_path)
+        return self.read_settings(TrainingConfig)
+
+    def read_settings(self, kind: type[_Settings]) -> _Settings:
+        """Read config.yaml of a run of any kind.
+
+        Raises:
+            UserError: The file is missing or wrong, or not of this kind.
+        """
+        return load_settings(kind, self._config_path)
 
     def append_metrics(self, metrics: Mapping[str, float | None]) -> None:
         """Add one line to metrics.jsonl.

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from html import escape
 
 import gradio as gr
 
@@ -9,6 +10,8 @@ from ui.compare.cards import render_model_status
 from ui.compare.endpoints import add_endpoints
 from ui.compare.tab import build_compare
 from ui.data.tab import build_data
+from ui.evaluate.endpoints import add_evaluate_endpoints
+from ui.evaluate.tab import build_evaluate
 from ui.html import plain_html
 from ui.lab.endpoints import add_lab_endpoints
 from ui.lab.tab import build_lab, kept_sweep
@@ -43,6 +46,8 @@ def build_ui(services: Services) -> gr.Blocks:
         with gr.Row(elem_classes="top"):
             plain_html(HEADER, elem_classes="masthead-box")
             pill = plain_html(render_model_status(services.status()), elem_id="chats-model")
+        for notice in services.notices:
+            plain_html(f'<p class="server-notice" role="note">{escape(notice)}</p>')
         saved, swept, voted = kept_form(), kept_sweep(), kept_votes()
         desk = VoteDesk(services)
         refill, vote = None, None
@@ -57,8 +62,9 @@ def build_ui(services: Services) -> gr.Blocks:
                     vote = build_vote(services, desk, page=page, tab=voting, kept=voted)
                 with gr.Tab("Scoreboard", id="scoreboard") as board:
                     build_scoreboard(services, tab=board)
-            with gr.Tab("Data", id="data") as tab:
-                build_data(services, tab=tab)
+            if services.datasets:
+                with gr.Tab("Data", id="data") as tab:
+                    build_data(services, tab=tab)
             take_up = None
             if services.desk:
                 with gr.Tab("Train", id="train") as train:
@@ -72,6 +78,9 @@ def build_ui(services: Services) -> gr.Blocks:
                         pair=compare.fields["model"],
                         take_up=take_up,
                     )
+            if services.evaluations:
+                with gr.Tab("Evaluate", id="evaluate") as evaluate:
+                    build_evaluate(services.evaluations, services.runs, tab=evaluate)
             if services.shelf:
                 with gr.Tab("Models", id="models") as models:
                     build_models(services.shelf, tab=models)
@@ -89,6 +98,8 @@ def build_ui(services: Services) -> gr.Blocks:
             add_run_endpoints(services.runs)
         if services.votes:
             add_vote_endpoints(services, desk)
+        if services.evaluations:
+            add_evaluate_endpoints(services.evaluations, services.runs)
         _follow_model(services, page=page, pill=pill)
     return page.queue(max_size=32)
 

@@ -118,7 +118,15 @@ def theme() -> gr.Theme:
     )
 
 
-STYLES = ("page.css", "vote.css", "data.css", "runs.css", "models.css", "lab.css")
+STYLES = (
+    "page.css",
+    "vote.css",
+    "data.css",
+    "runs.css",
+    "models.css",
+    "evaluate.css",
+    "lab.css",
+)
 SCRIPTS = ("page.js", "runs.js", "vote.js", "lab.js")
 
 

@@ -6,6 +6,7 @@ from html import escape
 
 WIDTH, HEIGHT = 360, 190
 LEFT, RIGHT, TOP, BOTTOM = 52, 6, 8, 22
+_CAP = 3
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,13 @@ class Frame:
             if LEFT + 8 <= self.x(value) <= WIDTH - RIGHT - 12 or value == 0
         )
         return f'<g class="axes">{lines}{below}</g>'
+
+    def error_bar(self, x: float, mean: float, error: float, *, line: int) -> str:
+        """Draw a bar from `mean - error` to `mean + error` at the place x from the left."""
+        top, bottom = (self.y(mean + sign * error) for sign in (1, -1))
+        caps = "".join(f"M{x - _CAP:.1f} {end:.1f}h{2 * _CAP}" for end in (top, bottom))
+        path = f"M{x:.1f} {top:.1f}V{bottom:.1f}{caps}"
+        return f'<path class="bar-of-error" data-line="{line}" d="{path}"/>'
 
     def figure(self, body: str, *, title: str, key: str, said: str, x_name: str = "step") -> str:
         """Put what was drawn under a title.

@@ -14,6 +14,7 @@ from chats.scoring import Scorer
 from chats.sweeps.store import SweepStore
 from training.datasets import DatasetStore
 from training.desk import TrainingDesk
+from training.evaluate.desk import EvaluationDesk
 from training.jobs.catalogue import RunCatalogue
 from training.jobs.console import JobConsole
 from training.progress import OnProgress
@@ -39,7 +40,7 @@ class ModelServices:
 
 @dataclass(frozen=True)
 class RunServices:
-    """The trainings of a workspace."""
+    """The runs of a workspace."""
 
     console: JobConsole
     """Stops, resumes and reads them."""
@@ -47,6 +48,8 @@ class RunServices:
     """All of them at a glance."""
     push: Callable[[str, str, bool, OnProgress], str]
     """Push a run's pair to a repository, privately or not; returns what to tell."""
+    refusal: str = ""
+    """Why nobody may resume or score a run here; empty if they may."""
 
 
 @dataclass(frozen=True)
@@ -71,18 +74,22 @@ class Services:
     """The models on offer, the default one first."""
     status: Callable[[], ModelStatus]
     """How far loading the default model is."""
-    datasets: DatasetStore
-    """The preference data sets of the workspace."""
+    datasets: DatasetStore | None
+    """The preference data sets of the workspace; none where visitors may keep nothing."""
     generate_on_cpu: (
         Callable[[GenerationConfig, threading.Event], Iterator[StepEvent | ImagesEvent]] | None
     ) = None
     """The same beside a GPU that is in use; none where it would be no help."""
     desk: TrainingDesk | None = None
     """Where trainings are handed in; none where this server has no queue."""
+    evaluations: EvaluationDesk | None = None
+    """Where evaluations are handed in; none where this server has no queue."""
     shelf: ModelServices | None = None
     """What is loaded; none where this server does not say."""
     num_at_once: int = 1
     """Requests for pictures that run at the same time."""
+    notices: tuple[str, ...] = ()
+    """What visitors should know of this server, in sentences."""
     runs: RunServices | None = None
     """Trainings; none where this server has no queue."""
     votes: VoteStore | None = None

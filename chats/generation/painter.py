@@ -5,7 +5,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -134,12 +134,19 @@ class Painter:
 
     @contextmanager
     def _working(self, *, num_rows: int) -> Iterator[None]:
-        """Keep room for what the rows will take, and learn what they took."""
+        """Keep room for what the rows will take, and learn what they took.
+
+        Weights that come to the device only meanwhile would pass for work: they have room already.
+        """
         family, num_pixels = self._lease.family.name, self._config.width * self._config.height
-        with (
-            self._manager.cache.reserve(self._expected_bytes(num_rows=num_rows)),
-            self._manager.working.measured(family, num_pixels=num_pixels, num_rows=num_rows),
-        ):
+        with ExitStack() as stack:
+            room = self._expected_bytes(num_rows=num_rows)
+            stack.enter_context(self._manager.cache.reserve(room))
+            if self._lease.placement == "resident":
+                working = self._manager.working
+                stack.enter_context(
+                    working.measured(family, num_pixels=num_pixels, num_rows=num_rows)
+                )
             yield
 
     def _paint(self, rows: Sequence[Row]) -> list[Image.Image]:

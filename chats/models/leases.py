@@ -115,6 +115,11 @@ class LeaseCache:
         with self._mutex:
             return None if self.budget_bytes is None else self.budget_bytes - self._in_use()
 
+    def is_empty(self) -> bool:
+        """Whether nothing is kept, loaded or worked on."""
+        with self._mutex:
+            return not self._slots and not self._claimed_bytes
+
     def kept(self) -> list[Kept]:
         """List what is kept, the most recently used last."""
         with self._mutex:

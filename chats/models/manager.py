@@ -96,7 +96,8 @@ class ModelManager:
         """Whose turn it is to use the device."""
         self.working = WorkingMemory(self.device)
         """What pictures took so far beside the weights."""
-        budget_bytes = budget_of(self.device) if budget_gb is None else int(budget_gb * 1e9)
+        self._has_own_budget = budget_gb is not None
+        budget_bytes = int(budget_gb * 1e9) if self._has_own_budget else budget_of(self.device)
         self._fetched: dict[str, Path] = {}
         self.cache = LeaseCache(
             budget_bytes=budget_bytes,
@@ -120,6 +121,7 @@ class ModelManager:
             UserError: the model or the pair is unknown, refused, damaged or too large.
         """
         folder, pair_folder = self.find(model, pair)
+        self._measure_again()
         with ExitStack() as stack:
             base = stack.enter_context(self._lease_base(folder, pair_folder))
             own_pair = base.own_pair
@@ -183,6 +185,7 @@ class ModelManager:
 
     def report(self) -> DeviceReport:
         """Say what the device has, what lies on it, and what was dropped and why."""
+        self._measure_again()
         memory, room = device_memory(self.device), self.cache.room_bytes()
         return DeviceReport(
             title=self.device_name,
@@ -212,6 +215,11 @@ class ModelManager:
         with self.turns.if_wanted_elsewhere() as is_wanted:
             if is_wanted:
                 self.cache.evict_unused(reason="a training needs the device")
+
+    def _measure_again(self) -> None:
+        """Forget what a training took that had the device when the budget was measured."""
+        if not self._has_own_budget and self.cache.is_empty():
+            self.cache.budget_bytes = budget_of(self.device)
 
     def _folder(self, name: str, resolve: Callable[[str], Path]) -> Path:
         """Find the folder of a model or a pair; the Hub is asked once, not at every request."""
@@ -268,13 +276,20 @@ class ModelManager:
 
     def _key(self, kind: str, folder: Path) -> _Key:
         """Name what is in a folder now; what was loaded before it was written again is dropped."""
-        stamps = [path.stat().st_mtime_ns for path in folder.rglob("*")]
+        stamps = [_changed(path) for path in folder.rglob("*")]
         key = _Key(kind, folder, stamp=max(stamps, default=0))
         for kept in self.cache.kept():
             is_older = (kept.key.kind, kept.key.folder) == (kind, folder)
             if is_older and kept.key.stamp != key.stamp:
                 self.cache.evict(kept.key, reason="its files were written again")
         return key
+
+
+def _changed(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:  # removed meanwhile, or a link to nowhere
+        return 0
 
 
 def _embedded_pair(folder: Path) -> Path | None:

@@ -67,10 +67,11 @@ class SweepStore:
                 sweep = SweepFolder.open(path)
             except UserError:
                 continue
+            if (sweep.config.model, sweep.config.width, sweep.config.height) != kind:
+                continue  # its calls are not counted: that looks for every picture
             calls = sweep.calls()[-_CALLS_FOR_PACE:]
-            same = (sweep.config.model, sweep.config.width, sweep.config.height) == kind
             paces = [call.seconds / call.num_predictions for call in calls if call.num_predictions]
-            if same and paces:
+            if paces:
                 return statistics.median(paces)
         return None
 

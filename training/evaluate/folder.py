@@ -1,22 +1,21 @@
 """The folder of an evaluation: what lies where in it; every file is whole at any moment.
 
-settings.json, pictures/METHOD/seed-K/NUMBER.png, parts/ (scores as they come), scores.jsonl and
-report.json, .csv, .md at the end. This module imports no torch.
+It is a run directory (status.json, log.txt) with settings.json, pictures/METHOD/seed-K/NUMBER.png,
+parts/ (scores as they come), scores.jsonl and report.json, .csv, .md at the end. This module
+imports no torch.
 """
 
-import contextlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from chats.errors import UserError
-from training.disk import disk_errors_explained, read_if_there, write_atomically
-from training.evaluate.config import EvaluateConfig
+from training.disk import read_if_there, write_atomically
+from training.evaluation_config import EvaluateConfig
+from training.run import RunDirectory
 
 _REMEDY = "then start it again; or set output to another folder."
 _POLL_SECONDS = 0.2
@@ -48,6 +47,11 @@ class EvaluationFolder:
     path: Path
 
     @property
+    def run(self) -> RunDirectory:
+        """The same folder as a run: its state and its log."""
+        return RunDirectory(self.path)
+
+    @property
     def scores(self) -> Path:
         """All scores, one line for each picture."""
         return self.path / "scores.jsonl"
@@ -55,28 +59,6 @@ class EvaluationFolder:
     def picture(self, method: str, seed: int, number: int) -> Path:
         """Where a picture lies."""
         return self.path / "pictures" / method / f"seed-{seed}" / f"{number:05}.png"
-
-    @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
-        """Keep the folder for this evaluation.
-
-        Raises:
-            UserError: another evaluation writes to it, or it cannot be written to.
-        """
-        with disk_errors_explained(self.path, remedy=_REMEDY):
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / "alive.lock")
-            try:
-                lock.acquire(timeout=1)
-            except Timeout:
-                raise UserError(
-                    f"An evaluation is already running in {self.path}. Wait for it, or set output "
-                    "to another folder."
-                ) from None
-        try:
-            yield
-        finally:
-            lock.release()
 
     def begin(self, config: EvaluateConfig, *, is_main: bool) -> None:
         """Write the settings, or see that they are those that it was begun with.
@@ -114,9 +96,15 @@ class EvaluationFolder:
             remedy=_REMEDY,
         )
 
-    def wait_for(self, parts: Sequence[Part]) -> None:
-        """Wait until every part is done, by whichever process."""
+    def num_done(self, parts: Sequence[Part]) -> int:
+        """Count the pictures of all parts that are done, by whichever process."""
+        there = {path.name for path in (self.path / "parts").glob("*.jsonl")}
+        return sum(part.last - part.first for part in parts if part.name in there)
+
+    def wait_for(self, parts: Sequence[Part], *, each_time: Callable[[], None]) -> None:
+        """Wait until every part is done, by whichever process; `each_time` may raise to end it."""
         while not all(self.has(part) for part in parts):
+            each_time()
             time.sleep(_POLL_SECONDS)
 
     def merge(self, parts: Sequence[Part]) -> list[dict[str, Any]]:

@@ -12,9 +12,9 @@ from pathlib import Path
 from PIL import Image
 
 from training.disk import disk_errors_explained
-from training.evaluate.config import EvaluateConfig
 from training.evaluate.folder import EvaluationFolder
 from training.evaluate.prompts import Prompt, PromptSet
+from training.evaluation_config import EvaluateConfig
 
 _GRID = 4
 """Pictures of a prompt that DPG-Bench reads from one file."""

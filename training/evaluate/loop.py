@@ -4,8 +4,10 @@ A part's pictures depend on nothing outside of it, so that one process and sever
 files, and what was interrupted goes on.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,15 +15,21 @@ import torch
 from chats.errors import UserError
 from chats.generation.png import save_png
 from chats.scoring import Scorer, score_pictures, scorer
-from chats.scoring.registry import parse_terms
-from chats.shapes.grammar import parse_caption
 from chats.shapes.sampling import first_seed
-from training.evaluate.config import EvaluateConfig
 from training.evaluate.folder import EvaluationFolder, Part
 from training.evaluate.layouts import lay_out
 from training.evaluate.painting import AnyPainter, settings_of
-from training.evaluate.prompts import PromptSet, read_prompts
+from training.evaluate.prompts import PromptSet, check_captions, read_prompts
 from training.evaluate.report import write_report
+from training.evaluation_config import EvaluateConfig
+from training.loop.checkpoints import StopRequested
+from training.loop.log import log_file
+
+logger = logging.getLogger(__name__)
+
+
+class EvaluationStoppedError(RuntimeError):
+    """It was asked to stop; what is made is kept, and the same command goes on."""
 
 
 def evaluate(
@@ -43,21 +51,27 @@ def evaluate(
 
     Raises:
         UserError: a prompt set, scorer, model or folder is not as it must be.
+        EvaluationStoppedError: SIGTERM or Ctrl-C was heard; the part under way is finished first.
     """
     folder = EvaluationFolder(config.output.expanduser())
     prompts = read_prompts(config)
-    _check_captions(prompts, config)
+    check_captions(prompts, config)
     parts = parts_of(config, num_prompts=len(prompts.prompts))
-    with folder.hold() if rank == 0 else nullcontext():
+    kept = _kept(folder, say) if rank == 0 else contextlib.nullcontext(say)
+    with kept as say, StopRequested() as stop:
         folder.begin(config, is_main=rank == 0)
         torch.set_num_threads(config.cpu_threads)
         own = [part for part in parts[rank::num_processes] if not folder.has(part)]
+        progress = _Progress(folder, parts, stop, is_main=rank == 0)
+        progress.tell()
         worker = _Worker(config, prompts, folder, device=device) if own else None
         for number, part in enumerate(own, start=1):
+            progress.tell()
             folder.write(part, worker.rows(part))
             say(f"Process {rank}: part {number} of {len(own)}, {part.name}")
+        progress.tell()
         if rank == 0:
-            folder.wait_for(parts)
+            folder.wait_for(parts, each_time=progress.tell)
             rows = folder.merge(parts)
             write_report(rows, config, categories=prompts.categories, folder=folder.path)
             lay_out(prompts, config, folder)
@@ -74,17 +88,70 @@ def parts_of(config: EvaluateConfig, *, num_prompts: int) -> list[Part]:
     ]
 
 
-def _check_captions(prompts: PromptSet, config: EvaluateConfig) -> None:
-    """Refuse prompts that the Shapes checker can't read before any picture is made."""
-    if not any(name == "shapes" for each in config.scorers for _, name in parse_terms(each)):
-        return
-    for number, prompt in enumerate(prompts.prompts, start=1):
+@contextlib.contextmanager
+def _kept(folder: EvaluationFolder, say: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
+    """Keep the folder, tell in it how the evaluation ends, and log what is said."""
+
+    def both(text: str) -> None:
+        say(text)
+        logger.info("%s", text)
+
+    run = folder.run
+    with run.hold(), log_file(run.log, mistakes=(UserError, EvaluationStoppedError)):
         try:
-            parse_caption(prompt.text)
-        except UserError as error:
-            raise UserError(
-                f"Prompt {number}: {error} Set scorers to others, such as pickscore."
-            ) from None
+            yield both
+        except EvaluationStoppedError as error:
+            run.update_status(state="interrupted", message=str(error), seconds_left=None)
+            raise
+        except Exception as error:
+            run.update_status(state="failed", message=str(error), seconds_left=None)
+            raise
+        run.update_status(state="succeeded", message="", seconds_left=None, exit_code=0)
+
+
+class _Progress:
+    """Says in status.json how far all processes are together, and hears who wants it to end."""
+
+    def __init__(
+        self,
+        folder: EvaluationFolder,
+        parts: Sequence[Part],
+        stop: StopRequested,
+        *,
+        is_main: bool,
+    ) -> None:
+        self._folder, self._parts, self._stop, self._is_main = folder, parts, stop, is_main
+        self._total = sum(part.last - part.first for part in parts)
+        self._told = -1
+        self._before, self._began = folder.num_done(parts), time.monotonic()
+
+    def tell(self) -> None:
+        """Tell it between two parts.
+
+        Raises:
+            EvaluationStoppedError: it was asked to end, and something is left to do.
+        """
+        done = self._folder.num_done(self._parts)
+        if self._is_main and done != self._told:
+            self._told = done
+            run, speed = self._folder.run, self._speed(done)
+            run.update_status(
+                step=done,
+                num_steps=self._total,
+                seconds_left=(self._total - done) / speed if speed else None,
+                is_durable=False,
+            )
+            if speed:
+                run.append_metrics({"step": done, "pictures_per_second": speed})
+        if self._stop.is_set and done < self._total:
+            raise EvaluationStoppedError(
+                f"Stopped as asked, with {done} of {self._total} pictures made and scored. "
+                "Start it again to go on."
+            )
+
+    def _speed(self, done: int) -> float:
+        """Pictures a second since this start; 0 before the first."""
+        return (done - self._before) / (time.monotonic() - self._began)
 
 
 class _Worker:

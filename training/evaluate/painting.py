@@ -15,7 +15,7 @@ from chats.generation.painter import plain_options
 from chats.models.manager import ModelManager
 from chats.shapes import BASE, PAIR, SHAPES_MODEL, SHAPES_NUM_STEPS
 from chats.shapes.sampling import Sampler
-from training.evaluate.config import Contestant, EvaluateConfig
+from training.evaluation_config import Contestant, EvaluateConfig
 
 
 class Painter(Protocol):

@@ -14,11 +14,13 @@ from typing import Any
 
 from chats.errors import UserError
 from chats.pairs.hub import is_hub_id
+from chats.scoring.registry import parse_terms
+from chats.shapes.grammar import parse_caption
 from chats.shapes.prompts import evaluation_specs, tuning_specs
 from chats.shapes.world import caption
-from training.evaluate.config import EvaluateConfig
+from training.evaluation_config import EvaluateConfig
 
-_SHAPES = {"shapes": evaluation_specs, "shapes-tuning": tuning_specs}
+SHAPES_SETS = {"shapes": evaluation_specs, "shapes-tuning": tuning_specs}
 _CATEGORY_COLUMNS = ("category", "tag", "style")
 
 
@@ -69,10 +71,27 @@ def read_prompts(config: EvaluateConfig) -> PromptSet:
     return PromptSet(chosen, kind)
 
 
+def check_captions(prompts: PromptSet, config: EvaluateConfig) -> None:
+    """Refuse prompts that the Shapes checker can't read before any picture is made.
+
+    Raises:
+        UserError: it is to judge a prompt that is no caption of the Shapes world.
+    """
+    if not any(name == "shapes" for each in config.scorers for _, name in parse_terms(each)):
+        return
+    for number, prompt in enumerate(prompts.prompts, start=1):
+        try:
+            parse_caption(prompt.text)
+        except UserError as error:
+            raise UserError(
+                f"Prompt {number}: {error} Set scorers to others, such as pickscore."
+            ) from None
+
+
 def _open(config: EvaluateConfig) -> tuple[str, list[Prompt]]:
     name = config.prompts
-    if name in _SHAPES:
-        specs = _SHAPES[name]()
+    if name in SHAPES_SETS:
+        specs = SHAPES_SETS[name]()
         return "shapes", [Prompt(caption(spec), spec.category) for spec in specs]
     path = Path(name).expanduser()
     if path.exists():
@@ -82,7 +101,7 @@ def _open(config: EvaluateConfig) -> tuple[str, list[Prompt]]:
         return "table", list(_from_hub(config))
     raise UserError(
         f"There are no prompts {name!r}: it is no file or folder here, and not written like a Hub "
-        f"data set, owner/name. Embedded are: {', '.join(_SHAPES)}."
+        f"data set, owner/name. Embedded are: {', '.join(SHAPES_SETS)}."
     )
 
 

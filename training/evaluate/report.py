@@ -16,7 +16,7 @@ import numpy as np
 from chats.scoring.registry import SCORERS
 from chats.statistics import Estimate, estimate, fraction, paired_difference
 from training.disk import write_atomically
-from training.evaluate.config import EvaluateConfig
+from training.evaluation_config import EvaluateConfig
 
 ALL = "all"
 """How the rows over all categories call their category."""
@@ -65,7 +65,7 @@ def tabulate(
     masks |= {each: np.array([kind == each for kind in kinds]) for each in categories}
     table = []
     for scorer in config.scorers:
-        unit = 100.0 if _is_percent(scorer) else 1.0
+        unit = 100.0 if is_percent(scorer) else 1.0
         scores = {
             name: unit
             * np.array(
@@ -125,10 +125,10 @@ def _markdown(
     for scorer in config.scorers:
         rows = [row for row in table if row["scorer"] == scorer]
         label = SCORERS[scorer].label if scorer in SCORERS else scorer
-        lines += ["", f"## {label}{', percent' if _is_percent(scorer) else ''}", ""]
+        lines += ["", f"## {label}{', percent' if is_percent(scorer) else ''}", ""]
         header = ["method", "mean", "difference", "win rate"]
         cells = [
-            [row["method"], _mean(row), _difference(row), _wins(row)]
+            [row["method"], mean_text(row), difference_text(row), wins_text(row)]
             for row in rows
             if row["category"] == ALL
         ]
@@ -138,7 +138,8 @@ def _markdown(
             methods = list(dict.fromkeys(row["method"] for row in rows))
             by_place = {(row["method"], row["category"]): row for row in rows}
             cells = [
-                [name, *(_mean(by_place[name, each]) for each in categories)] for name in methods
+                [name, *(mean_text(by_place[name, each]) for each in categories)]
+                for name in methods
             ]
             lines += ["", *_table(["method", *categories], cells)]
     return "\n".join(lines) + "\n"
@@ -152,19 +153,22 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _mean(row: Mapping[str, Any]) -> str:
-    return _shown(row["mean"], row["error"], percent=_is_percent(row["scorer"]))
+def mean_text(row: Mapping[str, Any]) -> str:
+    """Write the mean of a row with its standard error."""
+    return _shown(row["mean"], row["error"], percent=is_percent(row["scorer"]))
 
 
-def _difference(row: Mapping[str, Any]) -> str:
+def difference_text(row: Mapping[str, Any]) -> str:
+    """Write its difference to the baseline; a dash for the baseline itself."""
     if row["difference"] is None:
         return "–"
-    percent = _is_percent(row["scorer"])
+    percent = is_percent(row["scorer"])
     text = _shown(row["difference"], row["difference_error"], percent=percent)
     return text if text.startswith("-") else f"+{text}"
 
 
-def _wins(row: Mapping[str, Any]) -> str:
+def wins_text(row: Mapping[str, Any]) -> str:
+    """Write its win rate against the baseline with its interval."""
     if row["win_rate"] is None:
         return "–"
     ends = f"{100 * row['win_low']:.1f}, {100 * row['win_high']:.1f}"
@@ -177,7 +181,8 @@ def _shown(mean: float, error: float | None, *, percent: bool) -> str:
     return f"{mean:.3f} ± {error:.3f}" if error is not None else f"{mean:.3f}"
 
 
-def _is_percent(scorer: str) -> bool:
+def is_percent(scorer: str) -> bool:
+    """Whether a scorer's means are written in percent."""
     return scorer in SCORERS and SCORERS[scorer].in_percent
 
 

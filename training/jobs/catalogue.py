@@ -9,7 +9,9 @@ from pathlib import Path
 
 from chats.errors import UserError
 from training.config import TrainingConfig
+from training.evaluation_config import EvaluateConfig
 from training.jobs.console import JobConsole, newest_first
+from training.jobs.kinds import KINDS, kind_of
 from training.jobs.reading import newest_values
 from training.jobs.states import FINAL
 from training.jobs.summary import JobSummary
@@ -26,15 +28,15 @@ class RunEntry:
 
     Attributes:
         summary: What becomes of it.
-        config: Its settings; none if they can't be read.
-        data: What people call its data; empty if its settings can't be read.
+        settings: Its settings; none if they can't be read.
+        data: What people call the preferences it learns from; empty where there are none.
         newest: The newest value of each of its metrics.
         has_pair: Whether it is finished and its pair is there.
         score: What its pair scored, or how far that is; none if nobody asked.
     """
 
     summary: JobSummary
-    config: TrainingConfig | None
+    settings: TrainingConfig | EvaluateConfig | None
     data: str
     newest: Metrics
     has_pair: bool
@@ -44,6 +46,16 @@ class RunEntry:
     def id(self) -> str:
         """The run's id."""
         return self.summary.id
+
+    @property
+    def config(self) -> TrainingConfig | None:
+        """The settings of a training; none for other kinds too."""
+        return self.settings if isinstance(self.settings, TrainingConfig) else None
+
+    @property
+    def evaluation(self) -> EvaluateConfig | None:
+        """The settings of an evaluation; none for other kinds too."""
+        return self.settings if isinstance(self.settings, EvaluateConfig) else None
 
     @property
     def is_active(self) -> bool:
@@ -65,13 +77,13 @@ class RunCatalogue:
         self._data_name = data_name
         self._lock = threading.Lock()
         self._resting: dict[str, tuple[int, RunEntry]] = {}
-        self._configs: dict[str, tuple[TrainingConfig, str]] = {}
+        self._settings: dict[str, tuple[TrainingConfig | EvaluateConfig, str]] = {}
 
     def entries(self) -> tuple[RunEntry, ...]:
         """Return all runs, the newest first."""
         with self._lock:
             ids = self._console.ids()
-            for known in (self._resting, self._configs):
+            for known in (self._resting, self._settings):
                 for gone in known.keys() - set(ids):
                     del known[gone]
             found = [entry for run_id in ids if (entry := self._entry(run_id)) is not None]
@@ -97,13 +109,13 @@ class RunCatalogue:
         )
 
     def user_of(self, device: str) -> str | None:
-        """Say in words which run trains on a device; none if none does."""
+        """Say in words which run works on a device; none if none does."""
         for entry in self.entries():
             run = entry.summary
             if run.state in ("running", "stopping") and device in run.devices:
                 since = f"started {run.started.astimezone():%-d %b %H:%M}, " if run.started else ""
                 of = f" of {run.num_steps}" if run.num_steps else ""
-                return f"run {run.id} ({since}step {run.step}{of})"
+                return f"run {run.id} ({since}{KINDS[run.kind].unit} {run.step}{of})"
         return None
 
     def _entry(self, run_id: str) -> RunEntry | None:
@@ -124,22 +136,23 @@ class RunCatalogue:
 
     def _look(self, run_id: str) -> RunEntry:
         summary, run = self._console.get(run_id), self._console.directory(run_id)
-        config, data = self._config(run_id)
+        settings, data = self._settings_of(run_id)
         return RunEntry(
             summary=summary,
-            config=config,
+            settings=settings,
             data=data,
             newest=newest_values(run.metrics),
             score=read_score(run),
             has_pair=summary.state == "succeeded" and (run.pair / "pair.json").is_file(),
         )
 
-    def _config(self, run_id: str) -> tuple[TrainingConfig | None, str]:
-        if run_id not in self._configs:
+    def _settings_of(self, run_id: str) -> tuple[TrainingConfig | EvaluateConfig | None, str]:
+        if run_id not in self._settings:
             with contextlib.suppress(UserError):
-                config = self._console.config(run_id)
-                self._configs[run_id] = (config, self._data_name(config.data.path))
-        return self._configs.get(run_id, (None, ""))
+                settings = self._console.settings(run_id)
+                folder = KINDS[kind_of(settings)].data(settings)
+                self._settings[run_id] = (settings, self._data_name(folder) if folder else "")
+        return self._settings.get(run_id, (None, ""))
 
 
 def is_same_model(one: str, other: str) -> bool:

@@ -4,14 +4,18 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from pydantic import Field
 
 from training.config import TrainingConfig, parse_command_line
+from training.evaluation_config import EvaluateConfig, parse_evaluation
 from training.hardware import HardwareSettings
 from training.jobs.console import JobConsole, JobSettings, WorkspaceSettings
+from training.jobs.elsewhere import known_launchers
+from training.jobs.hf_price import HfJobSettings
+from training.jobs.slurm_cluster import SlurmSettings
 from training.jobs.states import FINAL
 from training.jobs.summary import JobSummary
 
@@ -23,27 +27,42 @@ RunId = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ID")]
 
 
 class SubmitSettings(WorkspaceSettings, HardwareSettings):
-    """Put a training into the queue; all settings of a training may follow, as without `submit`.
+    """Put a training into the queue; all its settings may follow, as without `submit`.
 
-    Its run gets a folder of its own below the workspace, whatever run.output says.
+    Its run gets a folder of its own below the workspace, whatever the settings say.
     """
+
+    evaluate: bool = False
+    """Put an evaluation there instead; the settings of `python -m training.evaluate` may follow."""
+
+    launcher: Literal["here", "hf-jobs", "slurm"] = "here"
+    """Where it is trained: on this machine, as a Hugging Face Job, or on a Slurm cluster."""
+
+    hf_jobs: HfJobSettings = HfJobSettings()
+    """What a Hugging Face Job gets."""
+
+    slurm: SlurmSettings = SlurmSettings()
+    """What a batch job of Slurm gets."""
 
 
 @dataclass(frozen=True)
 class Submit:
-    """Put a training into the queue."""
+    """Put a training or an evaluation into the queue."""
 
-    config: TrainingConfig
+    config: TrainingConfig | EvaluateConfig
     settings: SubmitSettings
 
     def run(self) -> str:
         """Start it and say where it stands."""
-        console = _console(self.settings)
+        launchers = known_launchers(hf_jobs=self.settings.hf_jobs, slurm=self.settings.slurm)
+        settings = JobSettings(workspace=self.settings.workspace)
+        console = JobConsole(settings, launchers=launchers)
         run_id = console.submit(
             self.config,
             engine=self.settings.engine,
             num_processes=self.settings.num_processes,
             device=self.settings.device,
+            launcher=self.settings.launcher,
         )
         return _begun(console, run_id)
 
@@ -58,7 +77,7 @@ class List(WorkspaceSettings):
 
 
 class Logs(WorkspaceSettings):
-    """Show the end of what a run's trainer logged."""
+    """Show the end of what a run logged."""
 
     run_id: RunId
     """The run."""
@@ -90,7 +109,7 @@ class Logs(WorkspaceSettings):
 
 
 class Stop(JobSettings):
-    """Stop a run: it saves a checkpoint and ends. One that waits leaves the queue."""
+    """Stop a run: it saves and ends. One that waits leaves the queue."""
 
     run_id: RunId
     """The run."""
@@ -111,7 +130,7 @@ class Stop(JobSettings):
 
 
 class Resume(WorkspaceSettings):
-    """Put a run that ended early into the queue again, to go on from its last checkpoint."""
+    """Put a run that ended early into the queue again, to go on from what it saved."""
 
     run_id: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="ID")] = None
     """The run; none starts all that waited when the machine went down."""
@@ -147,7 +166,10 @@ def parse_job_command(arguments: Sequence[str]) -> Submit | List | Logs | Stop |
         add_help="--help" in rest,
     )
     # The run's folder is made by the queue; until then its place is any.
-    return Submit(parse_command_line(["--run.output", str(settings.workspace), *rest]), settings)
+    output = str(settings.workspace)
+    if settings.evaluate:
+        return Submit(parse_evaluation(["--output", output, *rest]), settings)
+    return Submit(parse_command_line(["--run.output", output, *rest]), settings)
 
 
 def _console(settings: WorkspaceSettings) -> JobConsole:
@@ -164,7 +186,7 @@ def _begun(console: JobConsole, run_id: str) -> str:
 
 def _line(run: JobSummary) -> str:
     steps = f"{run.step}/{run.num_steps}" if run.num_steps else "-"
-    line = f"{run.id}  {run.state:<18}  {steps:>13}  {' '.join(run.devices):<4}"
+    line = f"{run.id}  {run.state:<18}  {steps:>13}  {' '.join(run.devices):<4}  {run.kind:<10}"
     if run.eta_seconds is not None:
         line += f"  {_duration(run.eta_seconds)} left"
     said = run.error or run.reason.partition("\n")[0]

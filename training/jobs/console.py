@@ -1,4 +1,4 @@
-"""The console of a queue: submit trainings, watch them, stop and resume them.
+"""The console of a queue: submit runs, watch them, stop and resume them.
 
 It keeps nothing in memory that matters: every answer is read from the run directories, so any
 number of consoles, of pages and command lines, may be open on a workspace, and be killed.
@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -17,16 +17,19 @@ from chats.config import FrozenSettings
 from chats.errors import UserError
 from training.changes import changed_settings, flat_settings
 from training.config import TrainingConfig
-from training.jobs.here import ThisMachine
+from training.evaluation_config import EvaluateConfig
+from training.jobs.elsewhere import known_launchers
 from training.jobs.launchers import Launcher
-from training.jobs.queue import HERE, JobQueue
+from training.jobs.queue import HERE, LEAVE_SECONDS, JobQueue
 from training.jobs.reading import Curve, LogChunk, read_curve, read_log
 from training.jobs.searching import LogMatches, search_log
 from training.jobs.states import WAITING
 from training.jobs.summary import Action, JobSummary
 from training.jobs.workspace import JobFolder, StopRequest, Workspace
 from training.run import RunDirectory
+from training.scoring.record import read_score
 
+_Settings = TypeVar("_Settings", TrainingConfig, EvaluateConfig)
 _IMPOSSIBLE: dict[Action, str] = {
     "stop": "it can't be stopped",
     "kill": "it can't be killed",
@@ -47,7 +50,7 @@ class JobSettings(WorkspaceSettings):
     """Settings of a queue."""
 
     stop_grace_seconds: float = Field(60.0, ge=0, le=86400)
-    """A training that was asked to stop has so long to save; then it is killed."""
+    """A run that was asked to stop has so long to save; then it is killed."""
 
 
 class JobConsole:
@@ -61,21 +64,21 @@ class JobConsole:
     ) -> None:
         self._workspace = Workspace(settings.workspace.expanduser().resolve())
         self._grace = timedelta(seconds=settings.stop_grace_seconds)
-        self._queue = JobQueue(self._workspace, launchers or {HERE: ThisMachine()})
+        self._queue = JobQueue(self._workspace, launchers or known_launchers())
 
     def submit(
         self,
-        config: TrainingConfig,
+        config: TrainingConfig | EvaluateConfig,
         *,
         engine: str | None = None,
         num_processes: int | None = None,
         device: str | None = None,
         launcher: str = HERE,
     ) -> str:
-        """Put a training into the queue; it begins when its device is free.
+        """Put a training or an evaluation into the queue; it begins when its device is free.
 
         Args:
-            config: The settings; the run gets a folder of its own instead of `run.output`.
+            config: The settings; the run gets a folder of its own, whatever they say.
             engine: File of training/engines that starts its processes; none: one process.
             num_processes: How many; none means what the engine says.
             device: A device by its name; none means the one with the shortest queue.
@@ -124,7 +127,7 @@ class JobConsole:
         self._end(run_id, action="stop")
 
     def kill(self, run_id: str) -> None:
-        """End a run and all of its processes now; it can go on from its last checkpoint.
+        """End a run and all of its processes now; it can go on from what it saved.
 
         Raises:
             UserError: There is no such run, or it does not run.
@@ -132,7 +135,7 @@ class JobConsole:
         self._end(run_id, action="kill")
 
     def resume(self, run_id: str) -> None:
-        """Put a run that ended early at the end of the queue, to go on from its last checkpoint.
+        """Put a run that ended early at the end of the queue, to go on from what it saved.
 
         Raises:
             UserError: There is no such run, it runs, or it is finished.
@@ -148,12 +151,20 @@ class JobConsole:
         """
         with self._workspace.queue():
             folder = self._allowed(run_id, "delete")
-            with folder.run.probe() as is_free:
+            with folder.run.probe(wait_seconds=LEAVE_SECONDS) as is_free:
                 if not is_free:
                     raise UserError(f"The run {run_id} is alive: {_IMPOSSIBLE['delete']}.")
+                score = read_score(folder.run)
+                if score is not None and score.state == "running":
+                    raise UserError(
+                        f"The pair of the run {run_id} is being scored. Wait until that has ended, "
+                        "then delete the run."
+                    )
                 self._workspace.remove(folder)
 
-    def rerun(self, run_id: str, changes: Mapping[str, Any] | None = None) -> TrainingConfig:
+    def rerun(
+        self, run_id: str, changes: Mapping[str, Any] | None = None
+    ) -> TrainingConfig | EvaluateConfig:
         """Return a run's settings with some of them changed, to be looked at and submitted.
 
         Args:
@@ -163,15 +174,31 @@ class JobConsole:
         Raises:
             UserError: There is no such run, or one line for each wrong setting.
         """
-        return changed_settings(self._workspace.find(run_id).run.read_config(), changes or {})
+        return changed_settings(self._workspace.find(run_id).settings(), changes or {})
 
-    def config(self, run_id: str) -> TrainingConfig:
+    def settings(self, run_id: str) -> TrainingConfig | EvaluateConfig:
         """Return a run's settings.
 
         Raises:
-            UserError: There is no such run.
+            UserError: There is no such run, or they can't be read.
         """
         return self.rerun(run_id)
+
+    def config(self, run_id: str) -> TrainingConfig:
+        """Return a training's settings.
+
+        Raises:
+            UserError: There is no such run, it is no training, or they can't be read.
+        """
+        return self._of_kind(run_id, TrainingConfig)
+
+    def evaluation(self, run_id: str) -> EvaluateConfig:
+        """Return an evaluation's settings.
+
+        Raises:
+            UserError: There is no such run, it is no evaluation, or they can't be read.
+        """
+        return self._of_kind(run_id, EvaluateConfig)
 
     def config_diff(self, run_id: str, other: str) -> dict[str, tuple[Any, Any]]:
         """Return the settings in which two runs differ, by name, with both values.
@@ -179,11 +206,11 @@ class JobConsole:
         Raises:
             UserError: There is no such run.
         """
-        one, two = (flat_settings(self.config(each)) for each in (run_id, other))
+        one, two = (flat_settings(self.settings(each)) for each in (run_id, other))
         return {
             name: (one.get(name), two.get(name))
             for name in sorted(one.keys() | two.keys())
-            if name != "run.output" and one.get(name) != two.get(name)
+            if name not in ("run.output", "output") and one.get(name) != two.get(name)
         }
 
     def log(
@@ -280,6 +307,7 @@ class JobConsole:
         with folder.run.probe() as is_free:
             status = folder.run.stored_status()
             if is_free and status is not None and status.state in WAITING:
+                self._queue.cancel_elsewhere(folder)
                 folder.run.update_status(state="cancelled", message="Cancelled before it began.")
                 return
         is_kill = action == "kill"
@@ -302,6 +330,13 @@ class JobConsole:
     def _look_again(self, run_id: str) -> None:
         with contextlib.suppress(UserError):  # deleted meanwhile
             self.get(run_id)
+
+    def _of_kind(self, run_id: str, kind: type[_Settings]) -> _Settings:
+        found = self.settings(run_id)
+        if not isinstance(found, kind):
+            job = self._workspace.find(run_id).job()
+            raise UserError(f"The run {run_id} is of another kind: {job.kind if job else 'none'}.")
+        return found
 
     def _allowed(self, run_id: str, action: Action) -> JobFolder:
         folder = self._workspace.find(run_id)

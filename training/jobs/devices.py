@@ -27,11 +27,11 @@ def choose_devices(
             "hand: --dry-run prints the command."
         )
     if wanted is not None:
-        return _wanted(wanted, engine, available)
+        return _checked(_wanted(wanted, engine, available), engine)
     gpus = [name for name in available if name.startswith("cuda:")]
     on_cpu = engine.on_cpu or _is_true(os.environ.get("ACCELERATE_USE_CPU"))
     if on_cpu or (engine.num_processes == 1 and not gpus):
-        return ("cpu",) if on_cpu else (next(iter(available)),)
+        return _checked(("cpu",) if on_cpu else (next(iter(available)),), engine)
     if engine.num_processes > len(gpus):
         raise UserError(
             f"{engine.num_processes} processes need a GPU each, and this machine has "
@@ -55,6 +55,17 @@ def _wanted(name: str, engine: Engine, available: Mapping[str, str]) -> tuple[st
     if engine.num_processes > 1 and name != "cpu":
         raise UserError(f"{engine.num_processes} processes need a GPU each: leave out --device.")
     return (name,)
+
+
+def _checked(devices: tuple[str, ...], engine: Engine) -> tuple[str, ...]:
+    """Refuse what would drown the machine: each process holds the models once more."""
+    most = max(os.cpu_count() or 1, 2)
+    if devices == ("cpu",) and engine.num_processes > most:
+        raise UserError(
+            f"{engine.num_processes} processes can't share the CPU, which has {os.cpu_count()} "
+            f"cores. Give --num-processes {most} at most."
+        )
+    return devices
 
 
 def _is_true(value: str | None) -> bool:

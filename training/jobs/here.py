@@ -17,6 +17,7 @@ from chats.devices import machine_devices
 from chats.errors import UserError
 from training.disk import disk_errors_explained
 from training.jobs.devices import choose_devices, device_variables
+from training.jobs.kinds import KINDS, KindName
 from training.jobs.launchers import Report
 from training.jobs.processes import (
     find_process,
@@ -38,19 +39,20 @@ _SECRET = re.compile(
     re.IGNORECASE,
 )
 _NEEDED_SECRETS = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY"})
-"""What a training itself may need: gated models, private data, its own curves."""
+"""What a run itself may need: gated models, private data, its own curves."""
 
 
 class ThisMachine:
-    """Starts trainings here.
+    """Starts runs here.
 
     Each is a process in a session of its own, with its output in a file of the run: it outlives
     whoever started it. It waits for its device and holds the locks itself (`training.jobs.turn`),
     so the queue moves on though no server lives.
     """
 
-    def __init__(self, *, module: str = "training") -> None:
-        self._module = module
+    def __init__(self, *, modules: Mapping[KindName, str] | None = None) -> None:
+        """Take the modules that are started instead of those of the kinds, if any."""
+        self._modules = {name: kind.module for name, kind in KINDS.items()} | dict(modules or {})
 
     def devices(
         self,
@@ -77,7 +79,7 @@ class ThisMachine:
             UserError: It can't be started.
         """
         job = folder.job()
-        command = _command(folder.run, job, module=self._module)
+        command = run_command(folder.run, job, module=self._modules[job.kind])
         with disk_errors_explained(folder.run.output), folder.run.output.open("ab") as output:
             output.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {command}\n".encode())
             output.flush()
@@ -92,9 +94,9 @@ class ThisMachine:
                     start_new_session=True,
                 )
             except OSError as error:
-                raise UserError(f"Can't start the training {folder.id}: {error}.") from error
+                raise UserError(f"Can't start the run {folder.id}: {error}.") from error
         name = name_process(child.pid)
-        threading.Thread(target=_wait, args=(child, folder), daemon=True).start()
+        threading.Thread(target=_wait, args=(child, folder, job.ticket), daemon=True).start()
         return name
 
     def poll(self, folder: JobFolder) -> Report:
@@ -144,44 +146,50 @@ def child_environment(
         for name, value in environment.items()
         if name in _NEEDED_SECRETS or not _SECRET.search(name)
     }
+    return kept | device_variables(job.devices) | run_variables(environment, run=run)
+
+
+def run_variables(environment: Mapping[str, str], *, run: RunDirectory) -> dict[str, str]:
+    """Return what is set for a run's processes beside what their environment holds; no secrets."""
     path = [str(_ROOT), *filter(None, [environment.get("PYTHONPATH")])]
-    return (
-        kept
-        | device_variables(job.devices)
-        | {
-            RUN_VARIABLE: str(run.path),
-            "PYTHONPATH": os.pathsep.join(path),
-            "PYTHONSAFEPATH": "1",  # what lies in the folder it is started from is no code of ours
-            "PYTHONUNBUFFERED": "1",
-            "PYTHONFAULTHANDLER": "1",
-            "TQDM_MININTERVAL": "10",  # a bar in a file is one line each time
-        }
-    )
+    return {
+        RUN_VARIABLE: str(run.path),
+        "PYTHONPATH": os.pathsep.join(path),
+        "PYTHONSAFEPATH": "1",  # what lies in the folder it is started from is no code of ours
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",
+        "TQDM_MININTERVAL": "10",  # a bar in a file is one line each time
+    }
 
 
-def _command(run: RunDirectory, job: Job, *, module: str) -> list[str]:
-    """Return the command of a run, as a list, with nothing left to be looked up."""
+def run_command(run: RunDirectory, job: Job, *, module: str | None = None) -> list[str]:
+    """Return the command of a run, as a list, with nothing left to be looked up.
+
+    Args:
+        run: Where its settings are.
+        job: How it is started.
+        module: What is started instead of what its kind says.
+    """
+    module = module or KINDS[job.kind].module
     one_process = job.engine is None
     engine = find_engine(job.engine, num_processes=job.num_processes)
-    command = launch_command(engine, ["--config", str(run.path / "config.yaml")])
+    command = launch_command(engine, ["--config", str(run.path / "config.yaml")], module=module)
     if one_process:
         start = [sys.executable]
     else:
         start = [sys.executable, "-m", "accelerate.commands.launch"]
         command[command.index("--config_file") + 1] = str(engine.path)
-    rest = command[1:] if one_process else command[2:]
-    rest[rest.index("training")] = module
-    return [*start, *rest]
+    return [*start, *(command[1:] if one_process else command[2:])]
 
 
-def _wait(child: subprocess.Popen[bytes], folder: JobFolder) -> None:
+def _wait(child: subprocess.Popen[bytes], folder: JobFolder, ticket: int) -> None:
     """Wait for a child's end, and say so if it ended before it took up its run."""
     code = child.wait()
     try:
         with folder.run.probe() as is_free:
             status, job = folder.run.stored_status(), folder.job()
             is_untold = status is not None and status.state == "queued"
-            if is_free and is_untold and job is not None and _is_of(child.pid, job):
+            if is_free and is_untold and job is not None and _is_of(child.pid, job, ticket):
                 said = last_line(folder.run.output)
                 folder.run.update_status(
                     state="failed",
@@ -192,5 +200,8 @@ def _wait(child: subprocess.Popen[bytes], folder: JobFolder) -> None:
         pass  # the run is gone, or can't be read: whoever looks at it will be told
 
 
-def _is_of(pid: int, job: Job) -> bool:
+def _is_of(pid: int, job: Job, ticket: int) -> bool:
+    """Whether a process was started for a job as it stands: one that was resumed is another."""
+    if job.ticket != ticket:
+        return False
     return job.handle is None or job.handle.partition("@")[0] == str(pid)

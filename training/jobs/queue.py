@@ -1,12 +1,15 @@
 """Who is started, where and when: what has to be done one at a time in a workspace."""
 
 import contextlib
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from chats.errors import UserError
 from training.config import TrainingConfig
+from training.evaluation_config import EvaluateConfig
+from training.jobs.kinds import kind_of
 from training.jobs.launchers import Launcher
 from training.jobs.states import FINAL, WAITING
 from training.jobs.summary import JobSummary, damaged_summary, summarise
@@ -15,8 +18,10 @@ from training.launch import find_engine
 
 HERE = "here"
 
-_LEAVE_SECONDS = 10.0
-"""Longer than a trainer needs from its last word in status.json to its end."""
+LEAVE_SECONDS = 10.0
+"""Longer than a run needs from its last word in status.json to its end."""
+
+logger = logging.getLogger(__name__)
 
 
 class JobQueue:
@@ -32,7 +37,7 @@ class JobQueue:
 
     def add(
         self,
-        config: TrainingConfig,
+        config: TrainingConfig | EvaluateConfig,
         *,
         engine: str | None,
         num_processes: int | None,
@@ -49,6 +54,7 @@ class JobQueue:
         with self._workspace.queue():
             devices = starter.devices(found, wanted=device, before=(), load=self._load())
             job = new_job(
+                kind=kind_of(config),
                 directory=Path.cwd(),
                 launcher=launcher,
                 engine=engine,
@@ -82,14 +88,17 @@ class JobQueue:
         """
         with self._workspace.queue():
             self._workspace.sweep()
-            known = {name: each.list() for name, each in self._launchers.items()}
             waiting = [
                 (folder.job(), folder)
                 for folder, summary in self.summaries()
                 if summary.submitted is not None and self._is_forgotten(folder)
             ]
+            used = {job.launcher for job, _ in waiting}
+            known = {name: self._living(name) for name in used}
             started = []
             for job, folder in sorted(waiting, key=lambda each: each[0].ticket):
+                if known[job.launcher] is None:
+                    continue  # it can't be asked now, and may know the run: nothing starts twice
                 if handle := known[job.launcher].get(folder.id):
                     folder.write_job(job.model_copy(update={"handle": handle}))
                     continue
@@ -121,6 +130,16 @@ class JobQueue:
         job = folder.job()
         return self._launcher(job.launcher if job else HERE)
 
+    def cancel_elsewhere(self, folder: JobFolder) -> None:
+        """Take a run that waits out of another machine's queue; one that waits here sees it itself.
+
+        Raises:
+            UserError: That queue refuses it or can't be reached.
+        """
+        job = folder.job()
+        if job is not None and job.launcher != HERE:
+            self._launcher(job.launcher).cancel(folder, force=True)
+
     def _is_forgotten(self, folder: JobFolder) -> bool:
         """Whether a run waits on the disk, but nothing of it lives."""
         status = folder.run.stored_status()
@@ -128,12 +147,20 @@ class JobQueue:
             return False
         return not self.launcher_of(folder).poll(folder).is_alive
 
+    def _living(self, launcher: str) -> Mapping[str, str] | None:
+        """Return what a launcher started and still lives; none if it can't be asked."""
+        try:
+            return self._launcher(launcher).list()
+        except UserError as error:
+            logger.warning("%s", error)
+            return None
+
     def _restart(self, folder: JobFolder, job: Job) -> None:
         job = job.model_copy(update={"handle": None})
         # A trainer that has told its end may take a moment to leave.
-        with folder.run.probe(wait_seconds=_LEAVE_SECONDS) as is_free:
+        with folder.run.probe(wait_seconds=LEAVE_SECONDS) as is_free:
             if not is_free:
-                raise UserError(f"The run {folder.id} is being trained: it can't be started.")
+                raise UserError(f"The run {folder.id} is alive: it can't be started.")
             folder.forget_stop()
             folder.write_job(job)
             folder.run.update_status(state="queued", message="", exit_code=None)

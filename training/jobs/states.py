@@ -33,6 +33,9 @@ def current_status(folder: JobFolder, launcher: Launcher) -> RunStatus:
     if status.state in FINAL:
         return status
     asked, report = folder.stop_request(), launcher.poll(folder)
+    status = folder.run.stored_status() or status  # a launcher may have brought news of it
+    if status.state in FINAL:
+        return status
     if report.is_alive:
         if asked is not None:
             if datetime.now(UTC) >= asked.kill_at:
@@ -63,11 +66,13 @@ def _ended_without_a_word(
     found = folder.run.status()
     if found.state == "interrupted":
         if asked is not None and asked.is_kill:
-            return _written(folder, state="cancelled", message=f"Killed as asked.{_back(status)}")
+            return _written(
+                folder, state="cancelled", message=f"Killed as asked.{_back(folder, status)}"
+            )
         message = "Its process was killed, or the machine went down."
         if asked is not None:
             message = "It did not stop in time, so it was killed."
-        return _written(folder, state="interrupted", message=message + _back(status))
+        return _written(folder, state="interrupted", message=message + _back(folder, status))
     return found
 
 
@@ -80,8 +85,10 @@ def _written(folder: JobFolder, *, state: RunState, message: str) -> RunStatus:
     return folder.run.stored_status() or latest
 
 
-def _back(status: RunStatus) -> str:
-    return " It can go on from its last checkpoint." if status.step else " It had just begun."
+def _back(folder: JobFolder, status: RunStatus) -> str:
+    if not status.step:
+        return " It had just begun."
+    return f" It can go on {folder.kind().goes_on}."
 
 
 def _until(asked: StopRequest) -> str:

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Literal
 
 from chats.errors import UserError
+from training.jobs.kinds import KindName
 from training.jobs.launchers import Launcher
 from training.jobs.reading import last_line, last_row
 from training.jobs.states import FINAL, current_status
@@ -34,22 +35,24 @@ class JobSummary:
 
     Attributes:
         id: Its id.
+        kind: What it does.
         state: What becomes of it.
         reason: Why it waits, failed or ended, in words; empty if there is nothing to say.
-        step: Optimizer steps done.
-        num_steps: Optimizer steps of the whole training, if known.
-        eta_seconds: Until its end at the speed of its last steps; none if it does not run.
+        step: Units of its kind that are done: optimizer steps, pictures.
+        num_steps: Units of all its work, if known.
+        eta_seconds: Until its end at the speed of the last ones; none if it does not run.
         error: The line that says most about what went wrong; empty if nothing did.
         submitted: When it was submitted; none if job.json is damaged.
-        started: When its training last began.
+        started: When its work last began.
         ended: When it ended.
-        devices: What it trains on, or waits for.
+        devices: What it runs on, or waits for.
         engine: What starts its processes; none: one process.
         num_processes: How many there are.
         launcher: Who starts it.
     """
 
     id: str
+    kind: KindName
     state: RunState
     reason: str
     step: int
@@ -90,11 +93,14 @@ def summarise(folder: JobFolder, launcher: Launcher) -> JobSummary:
     step = max(status.step, latest["step"]) if latest else status.step
     return JobSummary(
         id=folder.id,
+        kind=job.kind,
         state=status.state,
         reason=status.message,
         step=step,
         num_steps=status.num_steps,
-        eta_seconds=_eta(folder, latest, status, num_processes=job.num_processes),
+        eta_seconds=_eta(folder, latest, status, num_processes=job.num_processes)
+        if is_running
+        else None,
         error=_error(folder, status),
         submitted=job.submitted,
         started=None if status.state in ("queued", "waiting_for_device") else status.started,
@@ -111,6 +117,7 @@ def damaged_summary(folder: JobFolder, error: UserError) -> JobSummary:
     text = str(error)
     return JobSummary(
         id=folder.id,
+        kind="training",
         state="failed",
         reason=text,
         step=0,
@@ -130,10 +137,10 @@ def damaged_summary(folder: JobFolder, error: UserError) -> JobSummary:
 def _eta(
     folder: JobFolder, latest: Metrics | None, status: RunStatus, *, num_processes: int
 ) -> float | None:
-    """Return the seconds that are left at the last measured speed."""
+    """Return the seconds left at the last measured speed, or else what its process judged."""
     rate = latest.get("pairs_per_second") if latest else None
     if not rate or status.num_steps is None:
-        return None
+        return status.seconds_left
     settings = folder.run.read_config().optimizer
     pairs_per_step = settings.batch_size * settings.gradient_accumulation * num_processes
     return max(status.num_steps - latest["step"], 0) * pairs_per_step / rate

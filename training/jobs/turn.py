@@ -1,7 +1,7 @@
-"""The trainer's side of a queue: keep the run, wait for the device, say how it ended.
+"""The side of a run in a queue: keep its folder, wait for the device, say how it ended.
 
-A trainer waits for its own turn, before it loads anything. So a queue needs no server to move on,
-and a lock is held exactly as long as its trainer lives.
+A run waits for its own turn, before it loads anything. So a queue needs no server to move on,
+and a lock is held exactly as long as its process lives.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ _UNFINISHED = ("queued", "waiting_for_device", "running", "stopping")
 
 
 class NotNowError(RuntimeError):
-    """The run was asked to end before its training began, or another process took it up."""
+    """The run was asked to end before its work began, or another process took it up."""
 
 
 @contextlib.contextmanager
@@ -41,8 +41,8 @@ def turn(output: Path) -> Iterator[None]:
         output: Folder of the run.
 
     Raises:
-        NotNowError: There is nothing to be trained.
-        UserError: Another process trains this run, or its folder can't be written to.
+        NotNowError: There is nothing to be done.
+        UserError: Another process keeps this run, or its folder can't be written to.
     """
     folder = JobFolder(RunDirectory(output))
     if folder.job() is None:
@@ -53,7 +53,7 @@ def turn(output: Path) -> Iterator[None]:
     else:
         with _stopped_by_signal(), folder.run.keep():
             job = _taken_up(folder)
-            with _end_told(folder.run), _devices_kept(folder, job):
+            with _end_told(folder), _devices_kept(folder, job):
                 folder.run.announce("running")
                 yield
 
@@ -70,7 +70,7 @@ def _taken_up(folder: JobFolder) -> Job:
             )
         if status is not None and status.state == "succeeded":
             raise UserError(
-                f"The run {folder.id} is finished. Set run.output to a new folder to train anew."
+                f"The run {folder.id} is finished. Set the output to a new folder to do it anew."
             )
         folder.forget_stop()
         job = _queued_again(folder, job)
@@ -147,11 +147,11 @@ def _all_taken(locks: list[FileLock], held: contextlib.ExitStack) -> bool:
     return True
 
 
-def _reason(job: Job, before: list[JobFolder], holder: str | None) -> str:
+def _reason(job: Job, before: list[JobFolder], holder: JobFolder | None) -> str:
     is_on_cpu = job.devices == (CPU,)
     reason = "Waiting for the CPU" if is_on_cpu else "Waiting for its device"
     if holder:
-        reason += f": {holder} trains on it"
+        reason += f": {holder.id} {holder.kind().doing} on it"
     elif not is_on_cpu and not before:
         reason += ": pictures are being made on it"
     if before:
@@ -159,7 +159,7 @@ def _reason(job: Job, before: list[JobFolder], holder: str | None) -> str:
     return reason + "."
 
 
-def _holder(folder: JobFolder, job: Job, workspace: Workspace) -> str | None:
+def _holder(folder: JobFolder, job: Job, workspace: Workspace) -> JobFolder | None:
     for other in workspace.folders():
         with contextlib.suppress(UserError):
             status, place = other.run.stored_status(), other.job()
@@ -167,7 +167,7 @@ def _holder(folder: JobFolder, job: Job, workspace: Workspace) -> str | None:
                 continue
             is_on_ours = set(place.devices) & set(job.devices)
             if status.state in _UNFINISHED[2:] and is_on_ours and lives_here(other):
-                return other.id
+                return other
     return None
 
 
@@ -194,12 +194,13 @@ def _end_if_asked(folder: JobFolder) -> None:
 
 
 @contextlib.contextmanager
-def _end_told(run: RunDirectory) -> Iterator[None]:
+def _end_told(folder: JobFolder) -> Iterator[None]:
     """Write how it ended, if nobody did."""
+    run = folder.run
     try:
         yield
     except KeyboardInterrupt:
-        _tell_stopped(run)
+        _tell_stopped(folder)
         raise NotNowError(run.stored_status().message) from None
     except UserError as error:
         run.update_status(state="failed", message=str(error))
@@ -210,15 +211,18 @@ def _end_told(run: RunDirectory) -> Iterator[None]:
         raise
 
 
-def _tell_stopped(run: RunDirectory) -> None:
+def _tell_stopped(folder: JobFolder) -> None:
+    run, kind = folder.run, folder.kind()
     status = run.stored_status()
     if status.state not in _UNFINISHED:
         return
     if status.step:
-        message = f"Stopped as asked; it goes on from its last checkpoint before step {status.step}"
-        run.update_status(state="interrupted", message=message + ".")
+        message = (
+            f"Stopped as asked; it goes on {kind.goes_on}, at {kind.unit} {status.step} at most."
+        )
+        run.update_status(state="interrupted", message=message)
     else:
-        run.update_status(state="cancelled", message="Cancelled before its first step.")
+        run.update_status(state="cancelled", message=f"Cancelled before its first {kind.unit}.")
 
 
 def _wait_for_first_process(run: RunDirectory) -> None:
@@ -228,7 +232,7 @@ def _wait_for_first_process(run: RunDirectory) -> None:
         if status is not None and status.state == "running":
             return
         if status is None or status.state not in _UNFINISHED:
-            raise NotNowError("The first process has nothing to train.")
+            raise NotNowError("The first process has nothing to do.")
         time.sleep(_LOOK_SECONDS)
 
 

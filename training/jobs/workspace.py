@@ -24,6 +24,8 @@ from chats.devices import DeviceLock, device_lock
 from chats.errors import UserError, explain_validation
 from training.config import TrainingConfig
 from training.disk import disk_errors_explained, read_if_there, sync, write_atomically
+from training.evaluation_config import EvaluateConfig
+from training.jobs.kinds import KINDS, JobKind, KindName
 from training.run import RunDirectory
 
 RUN_VARIABLE = "CHATS_RUN"
@@ -43,6 +45,9 @@ _Settings = TypeVar("_Settings", bound=FrozenSettings)
 class Job(FrozenSettings):
     """What job.json says: how a run is started, and its place in the queue."""
 
+    kind: KindName = "training"
+    """What is started."""
+
     launcher: str = "here"
     """Who starts it."""
 
@@ -50,7 +55,7 @@ class Job(FrozenSettings):
     """File of training/engines that starts its processes; none: one process."""
 
     num_processes: int = Field(1, ge=1)
-    """Processes of the training."""
+    """Its processes."""
 
     devices: tuple[DeviceName, ...] = ()
     """Devices of this machine that it keeps while it runs; none where another queue decides."""
@@ -92,6 +97,19 @@ class JobFolder:
     def job(self) -> Job | None:
         """Return job.json; none for a run that no queue knows."""
         return _read_settings(self._job_path, Job)
+
+    def kind(self) -> JobKind:
+        """Return what is to be known of its kind; a run that no queue knows is a training."""
+        job = self.job()
+        return KINDS[job.kind if job else "training"]
+
+    def settings(self) -> TrainingConfig | EvaluateConfig:
+        """Read its settings.
+
+        Raises:
+            UserError: They are missing or wrong.
+        """
+        return self.run.read_settings(self.kind().settings)
 
     def write_job(self, job: Job) -> None:
         """Write job.json; only who holds the workspace's queue may."""
@@ -156,7 +174,7 @@ class Workspace:
         shown = repr(run_id)
         raise UserError(f"There is no run {shown if len(shown) <= 40 else shown[:39] + '…'}.")
 
-    def create(self, config: TrainingConfig, job: Job) -> JobFolder:
+    def create(self, config: TrainingConfig | EvaluateConfig, job: Job) -> JobFolder:
         """Make the folder of a new run, queued; it is there whole or not at all.
 
         Raises:
@@ -165,10 +183,10 @@ class Workspace:
         run_id = f"{job.submitted:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         final = self.runs.resolve() / run_id
         made = RunDirectory(final.with_name(f".new-{run_id}"))
-        made_run = config.run.model_copy(update={"output": final})
-        made.write_config(config.model_copy(update={"run": made_run}))
+        kind = KINDS[job.kind]
+        made.write_config(kind.placed(config, final))
         JobFolder(made).write_job(job)
-        made.update_status(state="queued", num_steps=config.optimizer.num_steps)
+        made.update_status(state="queued", num_steps=kind.num_units(config))
         with disk_errors_explained(final):
             made.path.rename(final)
             sync(final.parent)
@@ -216,7 +234,7 @@ class Workspace:
             lock.release()
 
     def device_lock(self, device: str) -> DeviceLock:
-        """Return the lock of a device, which the trainer on it holds."""
+        """Return the lock of a device, which the run on it holds."""
         with disk_errors_explained(self.path):
             return device_lock(self._locks(), device)
 

@@ -16,7 +16,7 @@
   };
 
   const openTab = (name) =>
-    [...document.querySelectorAll("#chats-tabs button[role=tab]")]
+    [...document.querySelectorAll("#chats-tabs :is(button[role=tab], .overflow-dropdown button)")]
       .find((tab) => tab.textContent.trim() === name)
       ?.click();
 

@@ -7,7 +7,7 @@
 
   const click = (id) => document.getElementById(id)?.click();
   const tab = (name) =>
-    [...document.querySelectorAll("#chats-tabs button[role=tab]")]
+    [...document.querySelectorAll("#chats-tabs :is(button[role=tab], .overflow-dropdown button)")]
       .find((button) => button.textContent.trim() === name)
       ?.click();
   const isSeen = () => document.getElementById("runs-page")?.offsetParent != null && !document.hidden;

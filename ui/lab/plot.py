@@ -11,7 +11,6 @@ from ui.plots import Frame, widened
 
 MAX_LINES = 6
 """So many lines can be told apart."""
-_CAP = 3
 
 
 @dataclass(frozen=True)
@@ -80,12 +79,7 @@ def _line(frame: Frame, line: _Line, *, shift: float) -> str:
     drawn = f'<polyline class="smooth" data-line="{line.number}" points="{points}"/>'
     for x, score in places:
         if score.error:
-            top, bottom = (frame.y(score.mean + sign * score.error) for sign in (1, -1))
-            path = (
-                f"M{x:.1f} {top:.1f}V{bottom:.1f}M{x - _CAP:.1f} {top:.1f}h{2 * _CAP}"
-                f"M{x - _CAP:.1f} {bottom:.1f}h{2 * _CAP}"
-            )
-            drawn += f'<path class="bar-of-error" data-line="{line.number}" d="{path}"/>'
+            drawn += frame.error_bar(x, score.mean, score.error, line=line.number)
         drawn += (
             f'<circle data-line="{line.number}" r="2.5" cx="{x:.1f}" '
             f'cy="{frame.y(score.mean):.1f}"><title>{escape(score_text(score))}</title></circle>'

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from training.jobs.catalogue import RunEntry
+from training.jobs.kinds import KINDS
 from training.jobs.summary import JobSummary
 from training.scoring.record import RunScore
 from ui.runs.words import STATES, accuracy, advice, duration, title_of, when
@@ -12,7 +13,7 @@ MAX_LISTED = 50
 """Older runs are folded away."""
 
 EMPTY = (
-    '<p class="nothing">No training yet. A training that is started here, or with '
+    '<p class="nothing">No run yet. A training or an evaluation that is started here, or with '
     "<code>python -m training submit</code> in this workspace, appears at once.</p>"
 )
 
@@ -106,7 +107,8 @@ def _row_progress(summary: JobSummary) -> str:
 
 
 def _steps(summary: JobSummary) -> str:
-    return f"{summary.step:,} of {summary.num_steps:,} steps" if summary.num_steps else ""
+    unit = KINDS[summary.kind].unit
+    return f"{summary.step:,} of {summary.num_steps:,} {unit}s" if summary.num_steps else ""
 
 
 def _progress(entry: RunEntry) -> str:
@@ -116,6 +118,8 @@ def _progress(entry: RunEntry) -> str:
         parts.append(f"about {duration(summary.eta_seconds)} left")
     if summary.state == "running" and newest.get("pairs_per_second"):
         parts.append(f"{newest['pairs_per_second']:.3g} pairs/s")
+    if summary.state == "running" and newest.get("pictures_per_second"):
+        parts.append(f"{newest['pictures_per_second']:.3g} pictures/s")
     if summary.state == "running" and newest.get("memory_gb"):
         parts.append(f"{newest['memory_gb']:.1f} GB")
     if summary.ended and summary.started and summary.state == "succeeded":
@@ -156,7 +160,7 @@ def _alarm(summary: JobSummary) -> str:
         more = f"<details><summary>All it said</summary><pre>{escape(rest)}</pre></details>"
     return (
         f'<div class="alarm" role="alert"><p><strong>{escape(error)}</strong></p>'
-        f"<p>{escape(advice(rest or error))}</p>{more}</div>"
+        f"<p>{escape(advice(rest or error, summary.kind))}</p>{more}</div>"
     )
 
 

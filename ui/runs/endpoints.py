@@ -24,6 +24,7 @@ class RunEndpoints:
     def __init__(self, services: RunServices):
         self._console, self._catalogue = services.console, services.catalogue
         self._push = services.push
+        self._refusal = services.refusal
 
     def runs_list(self) -> list[dict[str, Any]]:
         """List the trainings, the newest first."""
@@ -72,6 +73,7 @@ class RunEndpoints:
     def train_resume(self, run: str) -> dict[str, Any]:
         """Put a training that ended early into the queue again."""
         with told():
+            self._require_starts()
             self._console.resume(run)
             return _shown(self._catalogue.get(run))
 
@@ -86,6 +88,8 @@ class RunEndpoints:
     def train_score(self, run: str) -> dict[str, Any]:
         """Start to score a finished pair of the Shapes model; train_status tells how it stands."""
         with told():
+            self._require_starts()
+            self._console.config(run)  # of an evaluation there is nothing to score
             start_score(self._console.directory(run))
             return _shown(self._catalogue.get(run))
 
@@ -99,6 +103,10 @@ class RunEndpoints:
         """Push a finished training's pair to the Hub, with the server's own login."""
         with told():
             return {"said": self._push(run, repo_id, bool(private), told_to_nobody)}
+
+    def _require_starts(self) -> None:
+        if self._refusal:
+            raise UserError(self._refusal)
 
 
 def add_run_endpoints(services: RunServices) -> None:

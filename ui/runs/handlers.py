@@ -10,7 +10,7 @@ from typing import Any
 from chats.errors import UserError
 from training.scoring.record import start_score
 from ui.compare.cards import Status, render_status
-from ui.runs.view import Asked, LogFile, Part, RunsView
+from ui.runs.view import STARTS, Asked, LogFile, Part, RunsView
 from ui.services import RunServices
 from ui.told import told
 from ui.working import followed, rendered
@@ -70,6 +70,8 @@ class RunsHandlers:
             "score": lambda run: start_score(console.directory(run)),
         }
         with told():
+            if action in STARTS and self._services.refusal:
+                raise UserError(self._services.refusal)
             doing[action](run)
 
     def push(self, run: str, repo_id: str, private: bool) -> Iterator[str]:

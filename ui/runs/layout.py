@@ -67,7 +67,7 @@ def lay_out() -> Layout:
                 }
             with gr.Accordion("Push to the Hub", open=False, visible=False) as pushing:
                 push = _push_form()
-            with gr.Row(elem_classes="curve-dials"):
+            with gr.Row(elem_classes="curve-dials") as dials:
                 others = gr.Dropdown(
                     [],
                     value=[],
@@ -134,6 +134,7 @@ def lay_out() -> Layout:
             "ended": [ended],
             "head": [head],
             "buttons": [use, *buttons.values(), pushing],
+            "dials": [dials],
             "curves": [curves],
             "sample_box": [sample_box],
             "step": [step],

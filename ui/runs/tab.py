@@ -16,8 +16,8 @@ from ui.train.tab import TakeUp
 
 OPENED = "(run, ...rest) => [window.chats.runs.opened(), ...rest]"
 """Which run is open is known to the browser alone: it stands in the page's address."""
-KILL = "Kill this training? What came after its last checkpoint is lost."
-DELETE = "Delete this run for ever, with its checkpoints, pictures and pair?"
+KILL = "Kill this run? What it has not saved is lost."
+DELETE = "Delete this run for ever, with all that it made?"
 
 
 def build_runs(

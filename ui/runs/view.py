@@ -10,6 +10,7 @@ from chats.errors import UserError
 from training.jobs.catalogue import RunEntry
 from training.jobs.summary import Action
 from training.scoring.record import can_be_scored
+from ui.evaluate.results import read_results, render_results
 from ui.runs.cards import EMPTY, render_head, render_list
 from ui.runs.curves import MAX_POINTS, MAX_RUNS, RunCurve, render_curves
 from ui.runs.logs import TAIL_BYTES, render_matches, render_tail
@@ -27,6 +28,9 @@ BUTTONS: tuple[Action | Literal["score"], ...] = (
     "delete",
 )
 """What a person can press."""
+
+STARTS = frozenset({"resume", "score"})
+"""Those that start a process."""
 
 LogFile = Literal["log", "output"]
 
@@ -73,6 +77,7 @@ class RunsView:
     ) -> None:
         self._is_offered, self._can_rerun = is_offered, can_rerun
         self._console, self._catalogue = services.console, services.catalogue
+        self._can_start = not services.refusal
         self._book = SampleBook()
 
     def parts(self, asked: Asked) -> dict[str, Part]:
@@ -103,13 +108,15 @@ class RunsView:
     def _page(self, asked: Asked) -> dict[str, Part]:
         entry = self._catalogue.get(asked.run)
         others = self._others(asked)
+        is_training = entry.summary.kind == "training"
         return {
             "head": _text(render_head(entry)),
             "buttons": Part(
                 (asked.run, entry.summary.state, entry.has_pair, can_score(entry)),
                 lambda: self._buttons(entry),
             ),
-            "curves": self._curves(asked, others),
+            "dials": Part(is_training, lambda: gr.Row(visible=is_training)),
+            "curves": self._curves(asked, others) if is_training else self._results(entry),
             **self._samples(asked),
             "log": self._log(asked),
             "settings": Part(
@@ -140,6 +147,13 @@ class RunsView:
             return render_curves(curves, smoothing=asked.smoothing)
 
         return Part((tuple(labels), sizes, asked.smoothing), draw)
+
+    def _results(self, entry: RunEntry) -> Part:
+        folder = self._console.directory(entry.id).path
+        return Part(
+            (entry.id, entry.summary.state),
+            lambda: render_results(read_results(folder, entry.evaluation)),
+        )
 
     def _samples(self, asked: Asked) -> dict[str, Part]:
         run = self._console.directory(asked.run)
@@ -201,8 +215,10 @@ class RunsView:
         possible: set[str] = set(entry.summary.actions)
         if can_score(entry):
             possible.add("score")
-        if not self._can_rerun or entry.config is None:
+        if not self._can_rerun or entry.config is None:  # only trainings have a form to fill
             possible.discard("rerun")
+        if not self._can_start:
+            possible -= STARTS
         pressed = [gr.Button(visible=name in possible) for name in BUTTONS]
         can_use = entry.has_pair and self._is_offered(entry.id)
         return [gr.Button(visible=can_use), *pressed, gr.Accordion(visible=entry.has_pair)]

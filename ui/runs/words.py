@@ -2,8 +2,12 @@
 
 from datetime import datetime
 
+from pathlib import Path
+
 from training.config import ObjectiveName, TrainingConfig
+from training.evaluation_config import EvaluateConfig
 from training.jobs.catalogue import RunEntry
+from training.jobs.kinds import KINDS, KindName
 from training.run import RunState
 
 OBJECTIVES: dict[ObjectiveName, str] = {
@@ -24,7 +28,7 @@ STATES: dict[RunState, str] = {
     "cancelled": "cancelled",
     "interrupted": "interrupted",
 }
-_ADVICE = (
+_OF_A_TRAINING = (
     (
         ("lower optimizer.", "set optimizer.", "set model.", "set data.", "set run."),
         "Such settings belong to a new training: Resume goes on with those it was started with.",
@@ -36,13 +40,25 @@ _ADVICE = (
         "training.",
     ),
     (
-        ("no space left", "disk quota"),
-        "Free some space on the disk, then press Resume.",
-    ),
-    (
         ("not finite", "is nan", "is inf"),
         "Lower optimizer.learning_rate, or train without fp16. These are settings of a new "
         "training; Resume goes the same way again.",
+    ),
+)
+_OF_AN_EVALUATION = (
+    (
+        ("out of memory", "outofmemory", "cannot allocate memory"),
+        "Lower batch_size or size_px. These are settings of a new evaluation.",
+    ),
+    (
+        ("prompt", "scorer"),
+        "Mend what it names; settings belong to a new evaluation, Resume goes on with its own.",
+    ),
+)
+_OF_ALL = (
+    (
+        ("no space left", "disk quota"),
+        "Free some space on the disk, then press Resume.",
     ),
     (
         ("no module named",),
@@ -53,18 +69,17 @@ _ADVICE = (
         "Connect the server to the network, or fetch the model first; then press Resume.",
     ),
 )
-_ELSE = (
-    "The end of the log says what led to it. Resume goes on from the last checkpoint once the "
-    "cause is gone."
-)
+_ADVICE: dict[KindName, tuple[tuple[tuple[str, ...], str], ...]] = {
+    "training": (*_OF_A_TRAINING, *_OF_ALL),
+    "evaluation": (*_OF_ALL, *_OF_AN_EVALUATION),
+}
 
 
 def title_of(entry: RunEntry) -> str:
-    """Say what a run trains: `CHATS LoRA pair on shapes`."""
-    if entry.config is None:
+    """Say what a run does: `CHATS, LoRA pair on shapes`, `cfg-s4 against chats-s4 on shapes`."""
+    if entry.settings is None:
         return entry.id
-    kind = "LoRA pair" if entry.config.model.kind == "lora" else "full pair"
-    return f"{OBJECTIVES[entry.config.objective.name]}, {kind} on {_last_part(entry.config)}"
+    return _TITLES[type(entry.settings)](entry.settings)
 
 
 def short_title(entry: RunEntry) -> str:
@@ -72,13 +87,16 @@ def short_title(entry: RunEntry) -> str:
     return f"{when(entry.summary.submitted)}  {title_of(entry)}"
 
 
-def advice(error: str) -> str:
-    """Say what to do about a failure."""
+def advice(error: str, kind: KindName) -> str:
+    """Say what to do about a failure of a run."""
     text = error.lower()
-    for marks, words in _ADVICE:
+    for marks, words in _ADVICE[kind]:
         if any(mark in text for mark in marks):
             return words
-    return _ELSE
+    return (
+        f"The end of the log says what led to it. Resume goes on {KINDS[kind].goes_on} once the "
+        "cause is gone."
+    )
 
 
 def accuracy(entry: RunEntry) -> tuple[float, bool] | None:
@@ -109,5 +127,16 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
-def _last_part(config: TrainingConfig) -> str:
-    return config.model.base.rstrip("/").rpartition("/")[2]
+def _training_title(config: TrainingConfig) -> str:
+    kind = "LoRA pair" if config.model.kind == "lora" else "full pair"
+    base = config.model.base.rstrip("/").rpartition("/")[2]
+    return f"{OBJECTIVES[config.objective.name]}, {kind} on {base}"
+
+
+def _evaluation_title(config: EvaluateConfig) -> str:
+    names = [each.name for each in config.contestants]
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{rest} on {Path(config.prompts).name}"
+
+
+_TITLES = {TrainingConfig: _training_title, EvaluateConfig: _evaluation_title}

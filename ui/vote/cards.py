@@ -64,18 +64,18 @@ def shown_pixels(path: Path) -> Image.Image:
 
 
 def render_cast(cast: Cast, tally: Tally) -> str:
-    """Say what was answered, and what had made which picture."""
+    """Say what was answered, and what had made which picture; the next match is shown by then."""
     match, choice = cast.match, cast.vote.choice
     if not cast.is_new:
         text = f"This match had been answered already: {_SAID[choice]}. That answer counts."
     elif choice == "skip":
-        text = "Skipped."
+        text = "Last match: skipped."
     else:
-        text = f"You chose {_SAID[choice]}."
+        text = f"Last match: you chose {_SAID[choice]}."
     again = _repetition(cast, tally) if cast.is_new else ""
     sides = "".join(
         f'<span class="unveiled"{" data-chosen" if choice == side else ""}>'
-        f"{side.capitalize()}: {escape(getattr(match, side).title)}</span>"
+        f"{side.capitalize()} was {escape(getattr(match, side).title)}</span>"
         for side in ("left", "right")
     )
     return (

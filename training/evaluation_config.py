@@ -1,6 +1,7 @@
 """Settings of an evaluation, defined once. This module imports no torch."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from chats.config import DEFAULT_ALPHA, DEFAULT_SCALE, FrozenSettings, MethodName, SchedulerName
 from chats.errors import UserError, explain_validation
 from chats.scoring.registry import parse_terms
+from training.config import parse_flags
 
 PromptFormat = Literal["auto", "lines", "table", "geneval", "dpg", "hps"]
 """How a prompt set is written; `training.evaluate.prompts` reads each."""
@@ -149,6 +151,23 @@ class EvaluateConfig(FrozenSettings):
     def contestants(self) -> tuple[Contestant, ...]:
         """The methods, read."""
         return tuple(read_contestant(each) for each in self.methods)
+
+
+def parse_evaluation(arguments: Sequence[str]) -> EvaluateConfig:
+    """Read `--config eval.yaml` and the flags over it.
+
+    Raises:
+        UserError: See `training.config.parse_flags`.
+    """
+    return parse_flags(
+        EvaluateConfig,
+        arguments,
+        prog="python -m training.evaluate",
+        description="Compare methods on a prompt set by scorers, with error bars. "
+        "--config FILE.yaml reads settings from a file; flags go over it. It goes on where it was "
+        "interrupted, and `accelerate launch` spreads it over devices. "
+        "`python -m training submit --evaluate` puts it into the queue.",
+    )
 
 
 def read_contestant(text: str) -> Contestant:

@@ -1,0 +1,1 @@
+"""The Evaluate tab: methods compared on many prompts by scorers, as runs of the queue."""

@@ -31,7 +31,7 @@ import chats
 from benchmarks.levers import CHATS, LEVERS, quality, quality_notes
 from benchmarks.random_pairs import random_full_pair, random_lora_pair
 from benchmarks.speed.report import printed_to
-from chats.config import FrozenSettings, GenerationConfig
+from chats.config import FrozenSettings, GenerationConfig, Shaping
 from chats.generation.generate import generate
 from chats.models.manager import ModelManager
 from chats.shapes import BASE, PAIR, SHAPES_NUM_STEPS
@@ -48,7 +48,7 @@ class BenchConfig(FrozenSettings):
     """Sampling steps on Shapes."""
     batch_size: int = Field(4, ge=1)
     """Pictures per call on Shapes."""
-    large_steps: int = Field(4, ge=1)
+    large_steps: int = Field(5, ge=1)
     """Sampling steps on the random UNet of about 100M parameters, one picture a call."""
     num_threads: int = Field(2, ge=1)
     """CPU threads of torch."""
@@ -101,10 +101,14 @@ def methods(
         return pipeline(prompts, num_inference_steps=num_steps, guidance_scale=3.0)
 
     def guided(
-        name: str, method: str, pair: chats.Pair | None = None, num_images: int = batch_size
+        name: str,
+        method: str,
+        pair: chats.Pair | None = None,
+        num_images: int = batch_size,
+        **settings: Any,
     ) -> Contestant:
         def paint() -> object:
-            with chats.guidance(pipeline, pair, method=method, scale=2.0, alpha=0.5):
+            with chats.guidance(pipeline, pair, method=method, scale=2.0, alpha=0.5, **settings):
                 return pipeline([PROMPT] * num_images, num_inference_steps=num_steps)
 
         return Contestant(name, paint, num_images)
@@ -114,6 +118,8 @@ def methods(
         guided("Standard", "standard"),
         guided("CFG", "cfg"),
         guided("CHATS, LoRA pair", "chats", lora),
+        guided("CHATS, LoRA, from 0 to 0.6", "chats", lora, interval=(0.0, 0.6)),
+        guided("CHATS, LoRA, every 2", "chats", lora, shaping=Shaping(refresh_every=2)),
         guided("CHATS, full pair", "chats", full),
         guided("CHATS, full pair, CFG's rows", "chats", full, 2 * batch_size),
         guided("CHATS exact (eq. 16), full pair", "chats-exact", full),

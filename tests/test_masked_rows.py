@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 
 import chats
 from chats.denoising.adapter_rows import LowRank, add_pair_adapters, lora_layers
@@ -49,6 +50,16 @@ def test_an_unknown_name_is_refused():
         pytest.raises(UserError, match=r"Unknown adapter names \['good'\]"),
     ):
         mask.choose(["good"])
+
+
+def test_layers_that_are_offloaded_one_by_one_are_refused():
+    layer = add_hook_to_module(torch.nn.Linear(2, 2), AlignDevicesHook(execution_device="cpu"))
+    adapter = LowRank(torch.zeros(1, 2), torch.zeros(2, 1), 1.0)
+    with (
+        pytest.raises(UserError, match="layers that are offloaded one by one"),
+        masked_rows({layer: {"preferred": adapter}}),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("layer", [torch.nn.Linear(3, 5), torch.nn.Conv2d(3, 5, 3, padding=1)])

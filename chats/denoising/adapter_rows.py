@@ -264,21 +264,30 @@ class _Hook:
         if not self._known.issuperset(rows):
             unknown = sorted(set(rows) - self._known)
             raise UserError(f"Unknown adapter names {unknown}; known are {sorted(self._known)}.")
-        if len(rows) != len(inputs):
-            raise UserError(
-                f"{len(rows)} adapter names for {len(inputs)} rows at a {type(layer).__name__} "
-                "layer. Give one name per row, and adapt only layers that keep the batch first."
-            )
+        check_rows(rows, inputs, layer)
         if self._adapters.keys().isdisjoint(rows):
             return None
-        for name, part in _runs(rows):
+        for name, part in row_runs(rows):
             if name in self._adapters:
                 # A layer's own output is nobody else's yet, so it may be changed in place.
                 self._adapters[name].add_to(output[part], inputs[part], layer)
         return output
 
 
-def _runs(rows: Sequence[str]) -> Iterator[tuple[str, slice]]:
+def check_rows(rows: Sequence[str], inputs: torch.Tensor, layer: nn.Module) -> None:
+    """Refuse inputs that have not one row for each name.
+
+    Raises:
+        UserError: says how many of each there are.
+    """
+    if len(rows) != len(inputs):
+        raise UserError(
+            f"{len(rows)} adapter names for {len(inputs)} rows at a {type(layer).__name__} "
+            "layer. Give one name per row, and adapt only layers that keep the batch first."
+        )
+
+
+def row_runs(rows: Sequence[str]) -> Iterator[tuple[str, slice]]:
     """Yield each stretch of neighbouring rows with the same adapter."""
     first = 0
     for name, stretch in itertools.groupby(rows):

@@ -62,7 +62,15 @@ def masked_rows(layers: AdaptedLayers) -> Iterator[RowMask | None]:
 
     Yields:
         The mask, to be set before every forward; none where there are no layers.
+
+    Raises:
+        UserError: layers are offloaded one by one, which replaces their forward.
     """
+    if any("forward" in vars(layer) for layer in layers):
+        raise UserError(
+            "The compiled blocks have layers that are offloaded one by one, where a LoRA pair has "
+            "no effect. Offload whole models (enable_model_cpu_offload), or don't compile."
+        )
     names = sorted({name for adapters in layers.values() for name in adapters})
     if not names:
         yield None

@@ -22,6 +22,7 @@ from chats.denoising.denoiser import Cost, GuidedDenoiser, Models
 from chats.denoising.families import denoiser_of, family_of
 from chats.denoising.family import Family
 from chats.denoising.masked_rows import RowMask, in_compiled_blocks, masked_rows
+from chats.denoising.merged_rows import merged_rows, worth_merging
 from chats.denoising.pictures import Picture, PictureSettings
 from chats.errors import UserError
 from chats.pairs.pair import Pair
@@ -194,12 +195,18 @@ class _Session:
 
     @contextlib.contextmanager
     def _adapters(self, denoiser: torch.nn.Module) -> Iterator[RowMask | None]:
-        """Give rows their adapters: by hooks, and inside compiled blocks by a mask."""
-        compiled = in_compiled_blocks(denoiser)
-        layers = self._models.layers
-        hooked = {layer: each for layer, each in layers.items() if layer not in compiled}
-        masked = {layer: each for layer, each in layers.items() if layer in compiled}
-        with mixed_rows(hooked, self._models.names), masked_rows(masked) as mask:
+        """Give rows their adapters: by a mask, by merged weights, or else by hooks."""
+        compiled, names = in_compiled_blocks(denoiser), self._models.names
+        ways: dict[str, dict] = {"masked": {}, "merged": {}, "hooked": {}}
+        for layer, adapters in self._models.layers.items():
+            is_large = layer not in compiled and worth_merging(layer, adapters)
+            way = "masked" if layer in compiled else "merged" if is_large else "hooked"
+            ways[way][layer] = adapters
+        with (
+            mixed_rows(ways["hooked"], names),
+            merged_rows(ways["merged"], names),
+            masked_rows(ways["masked"]) as mask,
+        ):
             yield mask
 
     def arguments(

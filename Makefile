@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 HOST ?= 127.0.0.1
 PORT ?= 7860
 WORKSPACE ?= workspace
+HARDWARE ?= zero-a10g
 
-.PHONY: help install install-dev app check format test test-slow test-extras shapes evidence bench train-demo bench-train bench-gpu bench-sweep
+.PHONY: help install install-dev app check format test test-slow test-extras shapes evidence bench train-demo bench-train bench-gpu bench-sweep space-stage space-deploy
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -43,11 +44,11 @@ test: check  ## linters, then every test that runs in minutes, on two cores
 test-slow: install-dev  ## the evidence that takes longer
 	$(BIN)/python -m pytest -m slow
 
-build/extras: requirements-8bit.txt
-	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target $@ --requirement requirements-8bit.txt
+build/extras: requirements-8bit.txt requirements-slurm.txt
+	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target $@ --requirement requirements-8bit.txt --requirement requirements-slurm.txt
 	touch $@
 
-test-extras: install-dev build/extras  ## what needs bitsandbytes, which other tests don't have
+test-extras: install-dev build/extras  ## what needs bitsandbytes and submitit, which other tests don't have
 	PYTHONPATH=build/extras $(BIN)/python -m pytest -m extras
 
 shapes: install  ## train a Shapes base from nothing into build/shapes (hours on two cores; resumable)
@@ -70,3 +71,9 @@ bench-gpu: install  ## speed and memory of models of SDXL's and SD3's shape on a
 
 bench-sweep: install  ## a sweep of the Alpha lab against the same pictures one by one
 	$(BIN)/python -m benchmarks.sweep
+
+space-stage: install  ## write the tree of a Hugging Face Space into build/space; HARDWARE=cpu-basic for one without a GPU
+	PYTHONPATH=. $(BIN)/python spaces/space.py stage --hardware $(HARDWARE)
+
+space-deploy: install  ## upload it: make space-deploy REPO=owner/name
+	PYTHONPATH=. $(BIN)/python spaces/space.py deploy --hardware $(HARDWARE) --repo $(REPO)

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -44,6 +44,16 @@ from ui.server import (
     prepare_environment,
 )
 from ui.services import LabServices, ModelServices, RunServices, Services
+from ui.space import (
+    MAX_UPLOAD_MB,
+    MODEL_VARIABLE,
+    Space,
+    default_workspace,
+    find_space,
+    hardware_notice,
+    open_workspace,
+)
+from ui.zerogpu import find_lender, lent
 
 NO_LOADING = "This server loads no other models. Run the program yourself to load them."
 NO_EVALUATIONS = "This server starts no evaluations. Run the program yourself to evaluate."
@@ -65,7 +75,8 @@ class Settings(FrozenSettings):
     """Folder for what the page keeps; it is made when it is missing."""
 
     model: str = SHAPES_MODEL
-    """The model: `shapes` (embedded), a diffusers folder, or a Hub id such as `owner/name`."""
+    """The model: `shapes` (embedded), a diffusers folder, or a Hub id such as `owner/name`; the
+    default can be set as CHATS_MODEL."""
 
     pair: str | None = None
     """Its preference pair: a folder or a Hub id; none means the one embedded with Shapes."""
@@ -88,51 +99,37 @@ def main(settings: Settings, *, devices: Sequence[Device] = ()) -> None:
         devices: what pictures are made on; none means what `settings` says.
     """
     check_environment()
+    space = find_space(os.environ)
     devices = devices or find_devices(settings.device)
-    login = check_login(settings.host, os.environ.get(LOGIN_VARIABLE, ""))
+    login_text = os.environ.get(LOGIN_VARIABLE, "")
+    login = check_login(settings.host, login_text, is_public=space is not None)
     check_port(settings.host, settings.port)
-    prepare_environment(settings.workspace)
+    settings, notices = prepare(settings, space, devices=devices)
+    lender = find_lender(os.environ)
     runs = open_runs(settings)
     studio = open_studio(settings, runs, devices=devices)
-    datasets = DatasetStore(settings.workspace.expanduser().resolve() / "datasets")
-    votes = VoteStore(datasets.folder.parent / "votes", datasets)
+    generate = studio.generate
+    if lender is not None:
+        studio.warm_up()  # before the page is launched, which is when the lender takes the weights
+        model = describe_model(settings.model, settings.pair)
+        generate = lent(generate, lender=lender, model=model)
 
     from ui.blocks import build_ui
     from ui.look import launch_options
 
-    def models() -> tuple[ModelChoice, ...]:
-        return offered_models(settings, runs, others=studio.loaded_by_hand())
-
-    page = build_ui(
-        Services(
-            generate=studio.generate,
-            models=models,
-            status=studio.status,
-            datasets=datasets,
-            votes=votes,
-            score=open_scorers(studio),
-            runs=runs,
-            desk=make_desk(settings, studio, runs=runs, datasets=datasets),
-            evaluations=EvaluationDesk(
-                console=runs.console,
-                catalogue=runs.catalogue,
-                workspace=settings.workspace.expanduser().resolve(),
-                models=models,
-                devices=machine_devices(),
-                refusal="" if settings.trainings else NO_EVALUATIONS,
-            ),
-            shelf=ModelServices(
-                report=studio.report,
-                load=studio.load,
-                unload=studio.unload,
-                folders=studio.folders,
-                refusal="" if settings.trainings else NO_LOADING,
-            ),
-            num_at_once=len(devices),
-            generate_on_cpu=studio.generate_on_cpu if has_cpu_beside(settings, devices) else None,
-            lab=open_lab(settings, studio, runs=runs),
-        )
+    services = Services(
+        generate=generate,
+        models=lambda: offered_models(settings, runs, others=studio.loaded_by_hand()),
+        status=studio.status,
+        datasets=None,
+        num_at_once=len(devices),
+        notices=notices,
     )
+    if space is None or login is not None:  # else strangers would share one workspace
+        services = with_workspace(services, settings, studio, runs=runs, devices=devices)
+    if lender is not None:  # these use the device outside of a request for pictures
+        services = replace(services, lab=None, shelf=None)
+    page = build_ui(services)
     page.launch(
         server_name=settings.host,
         server_port=settings.port,
@@ -144,13 +141,81 @@ def main(settings: Settings, *, devices: Sequence[Device] = ()) -> None:
         ssr_mode=False,
         max_file_size=f"{settings.max_upload_mb}mb",
         quiet=True,
-        **access(settings.host, login),
+        **access(settings.host, login, page_host=space.host if space else ""),
         **launch_options(),
     )
     logger.info("Serving http://%s:%d", settings.host, settings.port)
-    threading.Thread(target=take_up, args=(runs, votes), name="runs", daemon=True).start()
-    threading.Thread(target=warm_up, args=(studio,), name="warm-up", daemon=True).start()
+    if services.runs and services.votes:
+        known = (services.runs, services.votes)
+        threading.Thread(target=take_up, args=known, name="runs", daemon=True).start()
+    if lender is None:
+        threading.Thread(target=warm_up, args=(studio,), name="warm-up", daemon=True).start()
     page.block_thread()
+
+
+def default_settings(environment: Mapping[str, str]) -> Settings:
+    """Return what holds where the command line says nothing: on a Space all of it."""
+    model = environment.get(MODEL_VARIABLE)
+    space = find_space(environment)
+    if space is None:
+        return Settings(model=model or SHAPES_MODEL)
+    return Settings(
+        host="0.0.0.0",
+        workspace=default_workspace(),
+        model=model or space.default_model(),
+        max_upload_mb=MAX_UPLOAD_MB,
+        trainings=not space.has_zerogpu,
+        device="cuda" if space.has_zerogpu else None,
+    )
+
+
+def prepare(
+    settings: Settings, space: Space | None, *, devices: Sequence[Device]
+) -> tuple[Settings, tuple[str, ...]]:
+    """Make the workspace; on a Space with a read-only disk another one, and say so."""
+    if space is None:
+        prepare_environment(settings.workspace)
+        return settings, ()
+    folder, notice = open_workspace(settings.workspace)
+    notices = (hardware_notice(settings.model, devices), notice)
+    return settings.model_copy(update={"workspace": folder}), tuple(filter(None, notices))
+
+
+def with_workspace(
+    services: Services,
+    settings: Settings,
+    studio: Studio,
+    *,
+    runs: RunServices,
+    devices: Sequence[Device],
+) -> Services:
+    """Add what keeps things in the workspace, and what changes what is loaded."""
+    datasets = DatasetStore(settings.workspace.expanduser().resolve() / "datasets")
+    return replace(
+        services,
+        datasets=datasets,
+        votes=VoteStore(datasets.folder.parent / "votes", datasets),
+        score=open_scorers(studio),
+        runs=runs,
+        desk=make_desk(settings, studio, runs=runs, datasets=datasets),
+        evaluations=EvaluationDesk(
+            console=runs.console,
+            catalogue=runs.catalogue,
+            workspace=datasets.folder.parent,
+            models=services.models,
+            devices=machine_devices(),
+            refusal="" if settings.trainings else NO_EVALUATIONS,
+        ),
+        shelf=ModelServices(
+            report=studio.report,
+            load=studio.load,
+            unload=studio.unload,
+            folders=studio.folders,
+            refusal="" if settings.trainings else NO_LOADING,
+        ),
+        generate_on_cpu=studio.generate_on_cpu if has_cpu_beside(settings, devices) else None,
+        lab=open_lab(settings, studio, runs=runs),
+    )
 
 
 def open_scorers(studio: Studio) -> Callable[[str], Judge]:
@@ -301,6 +366,6 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        main(tyro.cli(Settings, description=__doc__))
+        main(tyro.cli(Settings, description=__doc__, default=default_settings(os.environ)))
     except UserError as error:
         sys.exit(str(error))

@@ -41,15 +41,17 @@ def serve(
     program: Sequence[str] = ("app.py",),
     login: str = "",
     port: int | None = None,
+    python: str = sys.executable,
+    **variables: str,
 ) -> Iterator[Server]:
-    """Run `app.py`, or another program, with the given arguments until the block ends."""
+    """Run `app.py`, or another program, with arguments and variables until the block ends."""
     port, log = port or _free_port(), folder / "server.log"
-    command = [sys.executable, *program, "--port", str(port), "--workspace", str(folder / "work")]
+    command = [python, *program, "--port", str(port), "--workspace", str(folder / "work")]
     with log.open("w") as output:
         process = subprocess.Popen(
             [*command, *arguments],
             cwd=ROOT,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", LOGIN_VARIABLE: login},
+            env={**os.environ, "HF_HUB_OFFLINE": "1", LOGIN_VARIABLE: login, **variables},
             stdout=output,
             stderr=subprocess.STDOUT,
         )

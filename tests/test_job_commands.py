@@ -8,7 +8,7 @@ from tests.tiny import tiny_pipeline
 from tests.tiny_preferences import write_preferences
 from training.__main__ import main
 from training.config import TrainingConfig
-from training.jobs import console as console_module
+from training.jobs import elsewhere
 from training.jobs.console import JobConsole, JobSettings
 from training.jobs.here import ThisMachine
 from training.loop.metrics import MEASURED
@@ -28,7 +28,7 @@ def workspace(tmp_path):
 def call(monkeypatch, workspace, capsys):
     """Returns the exit status and what was said, with quick trainers."""
     monkeypatch.setattr(
-        console_module,
+        elsewhere,
         "ThisMachine",
         lambda: ThisMachine(modules={"training": "tests.fake_trainer"}),
     )

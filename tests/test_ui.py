@@ -499,10 +499,14 @@ def test_importing_the_page_pulls_no_torch():
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_the_page_builds_on_a_space_beside_the_package_that_is_installed_there(tmp_path):
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_the_page_builds_on_a_space_with_and_without_the_package_of_its_name(
+    tmp_path, is_installed
+):
     """Our folder `spaces` comes first on the path; without an `__init__.py` it must not win."""
-    (tmp_path / "spaces").mkdir()
-    (tmp_path / "spaces" / "__init__.py").write_text("gradio_auto_wrap = lambda fn: fn\n")
+    if is_installed:
+        (tmp_path / "spaces").mkdir()
+        (tmp_path / "spaces" / "__init__.py").write_text("gradio_auto_wrap = lambda fn: fn\n")
     code = (
         "from tests.page_fakes import FakeStudio\n"
         "from ui.blocks import build_ui\n"

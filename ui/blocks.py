@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from html import escape
 
 import gradio as gr
 
@@ -45,6 +46,8 @@ def build_ui(services: Services) -> gr.Blocks:
         with gr.Row(elem_classes="top"):
             plain_html(HEADER, elem_classes="masthead-box")
             pill = plain_html(render_model_status(services.status()), elem_id="chats-model")
+        for notice in services.notices:
+            plain_html(f'<p class="server-notice" role="note">{escape(notice)}</p>')
         saved, swept, voted = kept_form(), kept_sweep(), kept_votes()
         desk = VoteDesk(services)
         refill, vote = None, None
@@ -59,8 +62,9 @@ def build_ui(services: Services) -> gr.Blocks:
                     vote = build_vote(services, desk, page=page, tab=voting, kept=voted)
                 with gr.Tab("Scoreboard", id="scoreboard") as board:
                     build_scoreboard(services, tab=board)
-            with gr.Tab("Data", id="data") as tab:
-                build_data(services, tab=tab)
+            if services.datasets:
+                with gr.Tab("Data", id="data") as tab:
+                    build_data(services, tab=tab)
             take_up = None
             if services.desk:
                 with gr.Tab("Train", id="train") as train:

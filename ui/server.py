@@ -18,8 +18,13 @@ from chats.errors import UserError
 LOGIN_VARIABLE = "CHATS_LOGIN"
 
 
-def check_login(host: str, login: str) -> tuple[str, str] | None:
+def check_login(host: str, login: str, *, is_public: bool = False) -> tuple[str, str] | None:
     """Return name and password; insist on them where other machines can reach the page.
+
+    Args:
+        host: address that is listened on.
+        login: `name:password`, or empty.
+        is_public: whether everybody is meant to reach the page, as on a Space.
 
     Raises:
         UserError: the page would be open to others, or the login is not `name:password`.
@@ -27,7 +32,7 @@ def check_login(host: str, login: str) -> tuple[str, str] | None:
     name, _, password = login.partition(":")
     if login and not (name and password):
         raise UserError(f"{LOGIN_VARIABLE} must be name:password.")
-    if not login and not _is_loopback(host):
+    if not login and not is_public and not _is_loopback(host):
         raise UserError(
             f"{host} can be reached by other machines, and no login is set. Set "
             f"{LOGIN_VARIABLE}=name:password in the environment, or use --host 127.0.0.1."
@@ -71,34 +76,40 @@ def prepare_environment(workspace: Path) -> None:
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # numbers as nvidia-smi gives them
 
 
-def access(host: str, login: tuple[str, str] | None) -> dict[str, Any]:
+def access(host: str, login: tuple[str, str] | None, *, page_host: str = "") -> dict[str, Any]:
     """Return what `launch` takes so that only those get in who may.
 
     Gradio asks for the login wherever something is read, uploaded or done. Without one, the host
     is this machine's own: names of other hosts are refused, and so are pages of other origins,
     which the visitor's browser would let in where they only want something done.
+
+    Args:
+        host: address that is listened on.
+        login: name and password.
+        page_host: the page's own host name, where what stands before the server renames it.
     """
     names = [host.strip("[]"), "localhost", "127.0.0.1", "[::1]"] if _is_loopback(host) else ["*"]
     own_hosts = Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False)
-    return {"auth": login, "app_kwargs": {"middleware": [own_hosts, Middleware(OwnPagesOnly)]}}
+    own_pages = Middleware(OwnPagesOnly, page_host=page_host)
+    return {"auth": login, "app_kwargs": {"middleware": [own_hosts, own_pages]}}
 
 
 class OwnPagesOnly:
     """Refuses what pages of other origins send; programs name no origin and pass."""
 
-    def __init__(self, app: ASGIApp):
-        self._app = app
+    def __init__(self, app: ASGIApp, *, page_host: str = ""):
+        self._app, self._page_host = app, page_host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass it on."""
-        if scope["type"] == "http" and not _is_from_own_page(scope):
+        if scope["type"] == "http" and not _is_from_own_page(scope, self._page_host):
             refusal = PlainTextResponse("Pages of other origins may do nothing here.", 403)
             await refusal(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
 
-def _is_from_own_page(scope: Scope) -> bool:
+def _is_from_own_page(scope: Scope, page_host: str) -> bool:
     headers = Headers(scope=scope)
     origin = headers.get("origin")
     if scope["method"] in ("GET", "HEAD", "OPTIONS") or origin is None:
@@ -106,7 +117,7 @@ def _is_from_own_page(scope: Scope) -> bool:
     # What stands before the server may rename the host. X-Forwarded-Host would say so, but gradio
     # lets other pages write it; Sec-Fetch-Site is written by browsers alone, over https.
     is_own = headers.get("sec-fetch-site") == "same-origin"
-    return is_own or urlsplit(origin).netloc == headers.get("host")
+    return is_own or urlsplit(origin).netloc in (headers.get("host"), page_host or None)
 
 
 def _is_loopback(host: str) -> bool:

@@ -74,8 +74,8 @@ class Services:
     """The models on offer, the default one first."""
     status: Callable[[], ModelStatus]
     """How far loading the default model is."""
-    datasets: DatasetStore
-    """The preference data sets of the workspace."""
+    datasets: DatasetStore | None
+    """The preference data sets of the workspace; none where visitors may keep nothing."""
     generate_on_cpu: (
         Callable[[GenerationConfig, threading.Event], Iterator[StepEvent | ImagesEvent]] | None
     ) = None
@@ -88,6 +88,8 @@ class Services:
     """What is loaded; none where this server does not say."""
     num_at_once: int = 1
     """Requests for pictures that run at the same time."""
+    notices: tuple[str, ...] = ()
+    """What visitors should know of this server, in sentences."""
     runs: RunServices | None = None
     """Trainings; none where this server has no queue."""
     votes: VoteStore | None = None

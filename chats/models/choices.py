@@ -7,6 +7,7 @@ from typing import Literal
 from chats.config import DEFAULT_ALPHA, DEFAULT_SCALE
 from chats.denoising.families import FAMILIES
 from chats.pairs import hub
+from chats.pairs.released import HALVES
 from chats.pairs.weight_files import read_json
 from chats.shapes import BASE, PAIR, SHAPES_MODEL, SHAPES_NUM_STEPS
 
@@ -92,7 +93,7 @@ def describe_model(model: str, pair: str | None) -> ModelChoice:
         name=model,
         title=model_title(model),
         num_steps=_num_steps(model),
-        has_pair=pair is not None,
+        has_pair=pair is not None or _is_released(model),
         pair=pair,
         examples=EXAMPLES,
     )
@@ -130,3 +131,9 @@ def _num_steps(model: str) -> int:
     name = read_json(path).get("_class_name") if path else None
     known = [family.num_steps for family in FAMILIES if name in family.pipelines]
     return (*known, UNKNOWN_NUM_STEPS)[0]
+
+
+def _is_released(model: str) -> bool:
+    """Whether a model is known to be two denoisers in one folder, which are their own pair."""
+    path = hub.file_at_hand(model, "model_index.json")
+    return path is not None and read_json(path).keys() >= set(HALVES.values())

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from pydantic import Field
@@ -13,6 +13,9 @@ from training.config import TrainingConfig, parse_command_line
 from training.evaluation_config import EvaluateConfig, parse_evaluation
 from training.hardware import HardwareSettings
 from training.jobs.console import JobConsole, JobSettings, WorkspaceSettings
+from training.jobs.elsewhere import known_launchers
+from training.jobs.hf_price import HfJobSettings
+from training.jobs.slurm_cluster import SlurmSettings
 from training.jobs.states import FINAL
 from training.jobs.summary import JobSummary
 
@@ -32,6 +35,15 @@ class SubmitSettings(WorkspaceSettings, HardwareSettings):
     evaluate: bool = False
     """Put an evaluation there instead; the settings of `python -m training.evaluate` may follow."""
 
+    launcher: Literal["here", "hf-jobs", "slurm"] = "here"
+    """Where it is trained: on this machine, as a Hugging Face Job, or on a Slurm cluster."""
+
+    hf_jobs: HfJobSettings = HfJobSettings()
+    """What a Hugging Face Job gets."""
+
+    slurm: SlurmSettings = SlurmSettings()
+    """What a batch job of Slurm gets."""
+
 
 @dataclass(frozen=True)
 class Submit:
@@ -42,12 +54,15 @@ class Submit:
 
     def run(self) -> str:
         """Start it and say where it stands."""
-        console = _console(self.settings)
+        launchers = known_launchers(hf_jobs=self.settings.hf_jobs, slurm=self.settings.slurm)
+        settings = JobSettings(workspace=self.settings.workspace)
+        console = JobConsole(settings, launchers=launchers)
         run_id = console.submit(
             self.config,
             engine=self.settings.engine,
             num_processes=self.settings.num_processes,
             device=self.settings.device,
+            launcher=self.settings.launcher,
         )
         return _begun(console, run_id)
 

@@ -18,7 +18,7 @@ from chats.errors import UserError
 from training.changes import changed_settings, flat_settings
 from training.config import TrainingConfig
 from training.evaluation_config import EvaluateConfig
-from training.jobs.here import ThisMachine
+from training.jobs.elsewhere import known_launchers
 from training.jobs.launchers import Launcher
 from training.jobs.queue import HERE, LEAVE_SECONDS, JobQueue
 from training.jobs.reading import Curve, LogChunk, read_curve, read_log
@@ -64,7 +64,7 @@ class JobConsole:
     ) -> None:
         self._workspace = Workspace(settings.workspace.expanduser().resolve())
         self._grace = timedelta(seconds=settings.stop_grace_seconds)
-        self._queue = JobQueue(self._workspace, launchers or {HERE: ThisMachine()})
+        self._queue = JobQueue(self._workspace, launchers or known_launchers())
 
     def submit(
         self,
@@ -307,6 +307,7 @@ class JobConsole:
         with folder.run.probe() as is_free:
             status = folder.run.stored_status()
             if is_free and status is not None and status.state in WAITING:
+                self._queue.cancel_elsewhere(folder)
                 folder.run.update_status(state="cancelled", message="Cancelled before it began.")
                 return
         is_kill = action == "kill"

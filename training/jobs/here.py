@@ -79,7 +79,7 @@ class ThisMachine:
             UserError: It can't be started.
         """
         job = folder.job()
-        command = _command(folder.run, job, module=self._modules[job.kind])
+        command = run_command(folder.run, job, module=self._modules[job.kind])
         with disk_errors_explained(folder.run.output), folder.run.output.open("ab") as output:
             output.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: {command}\n".encode())
             output.flush()
@@ -146,23 +146,31 @@ def child_environment(
         for name, value in environment.items()
         if name in _NEEDED_SECRETS or not _SECRET.search(name)
     }
+    return kept | device_variables(job.devices) | run_variables(environment, run=run)
+
+
+def run_variables(environment: Mapping[str, str], *, run: RunDirectory) -> dict[str, str]:
+    """Return what is set for a run's processes beside what their environment holds; no secrets."""
     path = [str(_ROOT), *filter(None, [environment.get("PYTHONPATH")])]
-    return (
-        kept
-        | device_variables(job.devices)
-        | {
-            RUN_VARIABLE: str(run.path),
-            "PYTHONPATH": os.pathsep.join(path),
-            "PYTHONSAFEPATH": "1",  # what lies in the folder it is started from is no code of ours
-            "PYTHONUNBUFFERED": "1",
-            "PYTHONFAULTHANDLER": "1",
-            "TQDM_MININTERVAL": "10",  # a bar in a file is one line each time
-        }
-    )
+    return {
+        RUN_VARIABLE: str(run.path),
+        "PYTHONPATH": os.pathsep.join(path),
+        "PYTHONSAFEPATH": "1",  # what lies in the folder it is started from is no code of ours
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",
+        "TQDM_MININTERVAL": "10",  # a bar in a file is one line each time
+    }
 
 
-def _command(run: RunDirectory, job: Job, *, module: str) -> list[str]:
-    """Return the command of a run, as a list, with nothing left to be looked up."""
+def run_command(run: RunDirectory, job: Job, *, module: str | None = None) -> list[str]:
+    """Return the command of a run, as a list, with nothing left to be looked up.
+
+    Args:
+        run: Where its settings are.
+        job: How it is started.
+        module: What is started instead of what its kind says.
+    """
+    module = module or KINDS[job.kind].module
     one_process = job.engine is None
     engine = find_engine(job.engine, num_processes=job.num_processes)
     command = launch_command(engine, ["--config", str(run.path / "config.yaml")], module=module)

@@ -1,6 +1,7 @@
 """Who is started, where and when: what has to be done one at a time in a workspace."""
 
 import contextlib
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ HERE = "here"
 
 LEAVE_SECONDS = 10.0
 """Longer than a run needs from its last word in status.json to its end."""
+
+logger = logging.getLogger(__name__)
 
 
 class JobQueue:
@@ -85,14 +88,17 @@ class JobQueue:
         """
         with self._workspace.queue():
             self._workspace.sweep()
-            known = {name: each.list() for name, each in self._launchers.items()}
             waiting = [
                 (folder.job(), folder)
                 for folder, summary in self.summaries()
                 if summary.submitted is not None and self._is_forgotten(folder)
             ]
+            used = {job.launcher for job, _ in waiting}
+            known = {name: self._living(name) for name in used}
             started = []
             for job, folder in sorted(waiting, key=lambda each: each[0].ticket):
+                if known[job.launcher] is None:
+                    continue  # it can't be asked now, and may know the run: nothing starts twice
                 if handle := known[job.launcher].get(folder.id):
                     folder.write_job(job.model_copy(update={"handle": handle}))
                     continue
@@ -124,12 +130,30 @@ class JobQueue:
         job = folder.job()
         return self._launcher(job.launcher if job else HERE)
 
+    def cancel_elsewhere(self, folder: JobFolder) -> None:
+        """Take a run that waits out of another machine's queue; one that waits here sees it itself.
+
+        Raises:
+            UserError: That queue refuses it or can't be reached.
+        """
+        job = folder.job()
+        if job is not None and job.launcher != HERE:
+            self._launcher(job.launcher).cancel(folder, force=True)
+
     def _is_forgotten(self, folder: JobFolder) -> bool:
         """Whether a run waits on the disk, but nothing of it lives."""
         status = folder.run.stored_status()
         if status is None or status.state not in WAITING:
             return False
         return not self.launcher_of(folder).poll(folder).is_alive
+
+    def _living(self, launcher: str) -> Mapping[str, str] | None:
+        """Return what a launcher started and still lives; none if it can't be asked."""
+        try:
+            return self._launcher(launcher).list()
+        except UserError as error:
+            logger.warning("%s", error)
+            return None
 
     def _restart(self, folder: JobFolder, job: Job) -> None:
         job = job.model_copy(update={"handle": None})

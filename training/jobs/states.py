@@ -33,6 +33,9 @@ def current_status(folder: JobFolder, launcher: Launcher) -> RunStatus:
     if status.state in FINAL:
         return status
     asked, report = folder.stop_request(), launcher.poll(folder)
+    status = folder.run.stored_status() or status  # a launcher may have brought news of it
+    if status.state in FINAL:
+        return status
     if report.is_alive:
         if asked is not None:
             if datetime.now(UTC) >= asked.kill_at:

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 from chats.errors import UserError
 from training.datasets.export import write_folder
 from training.datasets.store import DatasetStore
+from training.hub import check_name, hub_errors_explained
 from training.progress import OnProgress, told_to_nobody
-from training.publishing.push import NO_CONTENT, check_name, hub_errors_explained
+from training.publishing.push import NO_CONTENT
 from training.publishing.uploading import upload
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ def upload(
     on_progress: OnProgress,
     commit_message: str,
     delete_patterns: Sequence[str],
-    repo_type: Literal["model", "dataset"] = "model",
+    repo_type: Literal["model", "dataset", "space"] = "model",
 ) -> None:
     """Upload all files, then commit them; what the patterns name and is not among them goes.
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -70,6 +71,14 @@ def test_a_sum_adds_raw_scores_by_their_weights():
 )
 def test_sums_are_read(text, terms):
     assert parse_terms(text) == terms
+
+
+def test_a_long_text_that_is_no_sum_is_refused_at_once():
+    """In time that grows with its length: a page would stand still for all who use it."""
+    began = time.process_time()
+    with pytest.raises(UserError):
+        parse_terms(" " * 8_000 + "!")
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize("text", ["", "  ", "0.5*", "clip hps", "clip*0.5", "0.5*clip,hps", "*hps"])

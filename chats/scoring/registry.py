@@ -53,7 +53,7 @@ SCORERS: Mapping[str, KnownScorer] = {
 }
 
 _TERM = re.compile(
-    r"\s*([+-])?\s*(?:(\d+(?:\.\d*)?(?:e[+-]?\d+)?|\.\d+)\s*\*\s*)?([A-Za-z_][\w.:-]*)\s*", re.I
+    r"\s*(?:([+-])\s*)?(?:(\d+(?:\.\d*)?(?:e[+-]?\d+)?|\.\d+)\s*\*\s*)?([A-Za-z_][\w.:-]*)\s*", re.I
 )
 
 

@@ -38,7 +38,7 @@ format: install-dev  ## format the code and mend what ruff can mend
 	$(BIN)/ruff format .
 
 test: check  ## linters, then every test that runs in minutes, on two cores
-	$(BIN)/python -m pytest -m "not slow and not alone and not extras" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow and not alone and not extras" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -m "alone and not slow"
 
 test-slow: install-dev  ## the evidence that takes longer

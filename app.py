@@ -34,7 +34,6 @@ from training.jobs.console import JobConsole, JobSettings
 from training.jobs.workspace import Workspace
 from training.progress import OnProgress
 from training.votes import VoteStore
-from training.votes.scores import Judge
 from ui.runs.words import short_title
 from ui.server import (
     LOGIN_VARIABLE,
@@ -191,11 +190,12 @@ def with_workspace(
 ) -> Services:
     """Add what keeps things in the workspace, and what changes what is loaded."""
     datasets = DatasetStore(settings.workspace.expanduser().resolve() / "datasets")
+    scorers = open_scorers(studio)
     return replace(
         services,
         datasets=datasets,
         votes=VoteStore(datasets.folder.parent / "votes", datasets),
-        score=open_scorers(studio),
+        score=lambda name: partial(score_pictures, scorers(name)),
         runs=runs,
         desk=make_desk(settings, studio, runs=runs, datasets=datasets),
         evaluations=EvaluationDesk(
@@ -214,22 +214,22 @@ def with_workspace(
             refusal="" if settings.trainings else NO_LOADING,
         ),
         generate_on_cpu=studio.generate_on_cpu if has_cpu_beside(settings, devices) else None,
-        lab=open_lab(settings, studio, runs=runs),
+        lab=open_lab(settings, runs=runs, scorers=scorers),
     )
 
 
-def open_scorers(studio: Studio) -> Callable[[str], Judge]:
+def open_scorers(studio: Studio) -> Callable[[str], Scorer]:
     """Return what loads a scorer, once; on the CPU, where it needs no turn on a device."""
     lock, known = threading.Lock(), {}
 
-    def judge(name: str) -> Judge:
+    def load(name: str) -> Scorer:
         with lock:
             if name not in known:
                 studio.open_libraries("training.planning.dry_run")
-                known[name] = partial(score_pictures, scorer(name, device="cpu"))
+                known[name] = scorer(name, device="cpu")
             return known[name]
 
-    return judge
+    return load
 
 
 def open_studio(settings: Settings, runs: RunServices, *, devices: Sequence[Device]) -> Studio:
@@ -280,18 +280,16 @@ def make_desk(
     )
 
 
-def open_lab(settings: Settings, studio: Studio, *, runs: RunServices) -> LabServices:
+def open_lab(
+    settings: Settings, *, runs: RunServices, scorers: Callable[[str], Scorer]
+) -> LabServices:
     """Open the sweeps of the workspace."""
-
-    def judge(name: str) -> Scorer:
-        studio.open_libraries("training.planning.dry_run")
-        return scorer(name, device=settings.device)
 
     def pair_folder(pair: str | None) -> Path:
         return changeable_pair(pair and (pair_of_run(runs, pair) or pair))
 
     store = SweepStore(settings.workspace.expanduser().resolve() / "sweeps")
-    return LabServices(store=store, judge=judge, pair_folder=pair_folder)
+    return LabServices(store=store, judge=scorers, pair_folder=pair_folder)
 
 
 def open_runs(settings: Settings) -> RunServices:

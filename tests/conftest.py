@@ -9,6 +9,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it is imported
 
 
+LONG = ("test_runs_page", "test_vote_page", "test_sharded", "test_resume", "test_zero")
+"""Files that take minutes: begun first, so that both workers have work to the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put long files first, then those that drive a browser; the order within a file stays."""
+    pages = {item.path for item in items if item.get_closest_marker("browser")}
+    items.sort(key=lambda item: (item.path.stem not in LONG, item.path not in pages))
+
+
 @pytest.fixture(autouse=True)
 def _fresh_accelerator():
     """Accelerate keeps the number format of a process's first training for ever."""

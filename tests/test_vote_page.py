@@ -206,7 +206,7 @@ def test_keys_and_buttons_answer_and_typing_does_not(browser, fake):
         page.locator(f"{OPEN} img").first.click()
         expect(page.locator("#vote-told")).to_contain_text("Last match: you chose left")
         press(page, "s")
-        expect(page.locator("#vote-told")).to_contain_text("Skipped")
+        expect(page.locator("#vote-told")).to_contain_text("Last match: skipped")
         tally = open_store(fake.workspace).named("Votes").tally()
         assert (tally.votes[first].choice, tally.votes[first].voter) == ("left", "Ada 10s")
 

@@ -25,7 +25,10 @@ def build_evaluate(desk: EvaluationDesk, runs: RunServices, *, tab: gr.Tab) -> N
     quiet = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
     quick = {**quiet, "queue": False}
     # One event for all that changes the form: of several at once, the last is shown.
-    changes = [tab.select, form.prompts.change, *(each.input for each in form.asked[1:])]
+    # To gradio a text that replaces another at once, as when it is pasted, is a change, no input.
+    texts = (form.prompts, *(each for each in form.asked if isinstance(each, gr.Textbox)))
+    others = (each for each in form.asked if each not in texts)
+    changes = [tab.select, *(each.change for each in texts), *(each.input for each in others)]
     gr.on(changes, handlers.preview, form.asked, form.shown, trigger_mode="always_last", **quick)
     form.bring.upload(handlers.bring, form.bring, form.prompts, **{**quick, "preprocess": True})
     tab.select(

@@ -51,7 +51,7 @@ class BenchConfig(FrozenSettings):
     """Kinds of pair."""
     batch_sizes: tuple[int, ...] = (1, 4)
     """Batch sizes of the first table."""
-    batch_size: int = Field(4, ge=1)
+    batch_size: int = Field(16, ge=1)
     """Pairs in a step of the second table."""
     num_steps: int = Field(12, ge=2)
     """Optimizer steps of each training."""

@@ -5,6 +5,8 @@ import threading
 from collections.abc import Iterator
 from types import TracebackType
 
+import torch
+
 from training.data.batches import Unfinished
 
 _NUM_AHEAD = 3
@@ -18,14 +20,22 @@ class BatchLoader:
         """Make it; nothing is loaded before `start`."""
         self._loaded: queue.Queue[Unfinished | BaseException] = queue.Queue(_NUM_AHEAD)
         self._is_over = threading.Event()
+        self._is_alone = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self, batches: Iterator[Unfinished]) -> None:
-        """Begin to load; once."""
+        """Begin to load; once.
+
+        The thread gets no others to help it: two such groups on the same cores wait for each other
+        in turns, which halved the speed of a training on the CPU.
+        """
+        num_threads = torch.get_num_threads()
         self._thread = threading.Thread(
             target=self._load, args=(batches,), name="load batches", daemon=True
         )
         self._thread.start()
+        self._is_alone.wait()
+        torch.set_num_threads(num_threads)  # for threads to come; this one's own never changed
 
     def next(self) -> Unfinished:
         """Wait for the next batch, if it is not there yet, and return it.
@@ -52,6 +62,9 @@ class BatchLoader:
             self._thread.join(_POLL_SECONDS * 50)  # not for ever: it may wait for the network
 
     def _load(self, batches: Iterator[Unfinished]) -> None:
+        torch.get_num_threads()  # torch sets a thread's number when it first asks: not after this
+        torch.set_num_threads(1)
+        self._is_alone.set()
         try:
             for batch in batches:
                 if not self._hand_over(batch):

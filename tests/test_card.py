@@ -96,12 +96,11 @@ def test_a_single_half_is_used_with_the_method_that_needs_no_other(role, method)
     assert "α" not in text
 
 
-def test_scores_are_shown_only_if_the_metadata_has_them():
+def test_scores_are_shown_only_if_there_are_some():
     assert "Scores" not in card()
-    text = card(metadata(provenance={"scores": {"HPS v2": 28.5}}))
+    text = card(scores={"HPS v2": "28.5"})
     assert "## Scores" in text
     assert "| HPS v2 | 28.5 |" in text
-    assert "| scores |" not in text
 
 
 def test_the_curve_of_a_run_is_a_short_table_with_its_first_and_last_line():

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from training.__main__ import main
 from training.commands import parse_arguments
 from training.config import TrainingConfig
 from training.run import RunDirectory
+from training.scoring.record import Percent, RunScore, write_score
 
 
 @pytest.fixture
@@ -65,14 +67,20 @@ def test_a_command_line_that_is_wrong_ends_with_code_2(call, capsys, arguments):
     assert "--" in capsys.readouterr().err
 
 
-def test_a_run_is_exported_with_its_card_and_curve(call, run, tmp_path, capsys):
+def test_a_run_is_exported_with_its_card_scores_and_curve(call, run, tmp_path, capsys):
     out = tmp_path / "out"
+    sure = {"started": datetime.now(UTC), "num_pictures": 240, "num_prompts": 120}
+    found = {"cfg": Percent(mean=80, error=1.25), "chats": Percent(mean=83, error=1.5)}
+    score = RunScore(**sure, **found, difference=Percent(mean=3, error=1), scale=2, alpha=0)
+    write_score(run, score.model_copy(update={"state": "done"}))
     assert call("export", run.path, "--output", out, "--license", "apache-2.0") == 0
     assert capsys.readouterr().out == f"The pair is in {out}\n"
     assert load_pair(out).metadata == load_pair(run.pair).metadata
     card = (out / "README.md").read_text()
     assert "license: apache-2.0\n" in card
     assert "| 10 | 0.6875 |" in card
+    assert "α = 0: promises kept, 120 held-out prompts | 83.0 ± 1.5 % |" in card
+    assert "| difference, paired | 3.0 ± 1.0 points |" in card
     assert 'chats.load_pair("out")' in card
     assert call("export", run.path, "--output", out) == 1
     assert "exists already" in capsys.readouterr().err

@@ -20,7 +20,8 @@ from training.jobs.commands import COMMANDS, parse_job_command
 from training.progress import OnProgress, told_to_nobody
 from training.publishing.card import Layout, model_card
 from training.publishing.push import check_target, push_folder
-from training.run import Metrics, RunDirectory
+from training.run import RunDirectory
+from training.scoring.record import read_score, told_scores
 
 if TYPE_CHECKING:
     from chats.pairs.pair import Pair
@@ -62,9 +63,9 @@ class Export(_Publishing):
 
     def run(self) -> str:
         """Write it and say where it is."""
-        pair, metrics = read_source(self.run_or_pair)
+        pair, run = read_source(self.run_or_pair)
         name = self.output.expanduser().resolve().name
-        _export(pair, self.output, settings=self, name=name, metrics=metrics)
+        _export(pair, self.output, settings=self, name=name, run=run)
         return f"The pair is in {self.output}"
 
 
@@ -83,10 +84,10 @@ class Push(_Publishing):
 
         api = HfApi()
         check_target(self.repo, private=self.private, api=api)
-        pair, metrics = read_source(self.run_or_pair)
+        pair, run = read_source(self.run_or_pair)
         with tempfile.TemporaryDirectory(prefix="chats-push-") as parent:
             folder = Path(parent) / "pair"
-            _export(pair, folder, settings=self, name=self.repo, metrics=metrics)
+            _export(pair, folder, settings=self, name=self.repo, run=run)
             address = push_folder(
                 folder, self.repo, private=self.private, api=api, on_progress=on_progress
             )
@@ -184,8 +185,8 @@ def take_dry_run(arguments: Sequence[str]) -> tuple[DryRunSettings | None, list[
     return settings, rest
 
 
-def read_source(name: str) -> "tuple[Pair, list[Metrics]]":
-    """Load the pair of a run with the run's metrics, or a pair alone.
+def read_source(name: str) -> "tuple[Pair, RunDirectory | None]":
+    """Load the pair of a run, and name the run; or load a pair alone.
 
     Raises:
         UserError: The run has no finished pair, or there is no such pair.
@@ -194,7 +195,7 @@ def read_source(name: str) -> "tuple[Pair, list[Metrics]]":
 
     folder = local_folder(name)
     if folder is None or not (folder / "status.json").is_file():
-        return load_pair(name), []
+        return load_pair(name), None
     run = RunDirectory(folder)
     if not (run.pair / "pair.json").is_file():
         status = run.status()
@@ -203,11 +204,11 @@ def read_source(name: str) -> "tuple[Pair, list[Metrics]]":
             f"The run {folder.name} has no finished pair: it is {status.state}, at step "
             f"{status.step}{steps}. Let it finish, or start its training again to go on."
         )
-    return load_pair(run.pair), run.read_metrics()
+    return load_pair(run.pair), run
 
 
 def _export(
-    pair: "Pair", folder: Path, *, settings: _Publishing, name: str, metrics: list[Metrics]
+    pair: "Pair", folder: Path, *, settings: _Publishing, name: str, run: RunDirectory | None
 ) -> None:
     from training.publishing.export import export_pair, public_metadata
 
@@ -216,7 +217,8 @@ def _export(
         layout=settings.layout,
         name=name,
         roles=pair.halves(),
-        metrics=metrics,
+        metrics=run.read_metrics() if run else (),
+        scores=told_scores(read_score(run)) if run else None,
         license=settings.license,
     )
     export_pair(pair, folder, layout=settings.layout, card=card)

@@ -38,6 +38,7 @@ def model_card(
     name: str,
     roles: "Collection[Role]",
     metrics: Sequence[Metrics] = (),
+    scores: Mapping[str, str] | None = None,
     license: str | None = None,
 ) -> str:
     """Return the README.md of an exported pair, with its YAML header.
@@ -48,6 +49,7 @@ def model_card(
         name: The folder or the Hub id under which it will be found.
         roles: The halves that are there.
         metrics: The lines of the run's metrics.jsonl, if there was a run.
+        scores: How good its pictures were found, by what was measured; none leaves it out.
         license: Licence of the weights; none leaves it out.
     """
     is_lora = metadata.kind == "lora" and layout != "released"
@@ -60,8 +62,7 @@ def model_card(
         "## How it was made",
         _table(("what", "value"), _origin(metadata, is_lora=is_lora)),
     ]
-    scores = metadata.provenance.get("scores")
-    if isinstance(scores, Mapping) and scores:
+    if scores:
         parts += ["## Scores", _table(("score", "value"), scores.items())]
     if any("loss" in line for line in metrics):
         parts += ["## Training curve", _curve(metrics)]
@@ -156,7 +157,7 @@ def _origin(metadata: "PairMetadata", *, is_lora: bool) -> list[tuple[str, objec
         "null prompt": {"empty": 'the encoding of ""', "zeros": "zeros"}[metadata.null_prompt],
         **metadata.provenance,
     }
-    return [(name.replace("_", " "), value) for name, value in known.items() if name != "scores"]
+    return [(name.replace("_", " "), value) for name, value in known.items()]
 
 
 def _curve(metrics: Sequence[Metrics]) -> str:

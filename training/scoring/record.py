@@ -79,6 +79,18 @@ class RunScore(FrozenSettings):
     """What went wrong."""
 
 
+def told_scores(score: RunScore | None) -> dict[str, str]:
+    """Say a finished score in words, for a model card; nothing of one that is not finished."""
+    if score is None or score.cfg is None or score.chats is None or score.difference is None:
+        return {}
+    prompts = f"promises kept, {score.num_prompts} held-out prompts"
+    return {
+        f"CFG on the base, s = {score.scale:g}: {prompts}": f"{score.cfg} %",
+        f"CHATS, s = {score.scale:g}, α = {score.alpha:g}: {prompts}": f"{score.chats} %",
+        "difference, paired": f"{score.difference} points",
+    }
+
+
 def can_be_scored(config: TrainingConfig | None) -> bool:
     """Whether there is a judge for a run's pair: so far, the checker of the Shapes world."""
     return config is not None and config.model.base == SHAPES_MODEL

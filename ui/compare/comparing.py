@@ -11,10 +11,10 @@ from chats.generation.events import ImagesEvent, StepEvent
 from ui.compare.board import Board, lay_out, with_images, with_previews
 from ui.compare.cards import Status
 from ui.services import ModelChoice, Services
+from ui.stopping import STOPPED
 
 logger = logging.getLogger(__name__)
 
-STOPPED = "Stopped."
 STOPPING = "Stopping…"
 NO_PAIR = "There is no preference pair, and every method that is chosen needs one."
 

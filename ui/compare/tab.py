@@ -13,14 +13,15 @@ from chats.errors import UserError
 from chats.generation.png import read_png
 from ui.compare.board import Board, lay_out
 from ui.compare.cards import IDLE, Status, render_board, render_status
-from ui.compare.comparing import STOPPED, STOPPING, View, compare
+from ui.compare.comparing import STOPPING, View, compare
 from ui.compare.form import MAX_DRAWN_SEED, CompareForm, build_form, pair_choices
 from ui.compare.methods import SHOWN_FIRST
 from ui.compare.overlay import overlay_updates
 from ui.compare.values import build_config, find_model, form_values
 from ui.html import plain_html
 from ui.services import ModelChoice, Services
-from ui.tickets import QUEUE, Tickets
+from ui.stopping import StoppableRuns, session_of
+from ui.tickets import QUEUE
 
 # Gradio needs a fixed value to read the form again after a restart; nothing secret is stored.
 STORAGE_SECRET = "chats"
@@ -28,16 +29,16 @@ SUITED = ("num_steps", "width", "height", "alpha", "scale")
 PRESS_GENERATE = "() => { document.getElementById('chats-generate').click(); return []; }"
 
 
-class CompareHandlers:
+class CompareHandlers(StoppableRuns):
     """What happens when a person acts; values in, component updates out."""
 
     def __init__(self, services: Services):
         self._services = services
-        self._runs = Tickets()
+        super().__init__()
 
     def begin(self, request: gr.Request) -> tuple[Any, ...]:
         """Answer a press of Generate at once, end what this tab is doing, and open the way."""
-        session = _session(request)
+        session = session_of(request)
         num_others = self._runs.num_others(session)
         self._runs.begin(session)
         detail = f"Requests before yours: {num_others}." if num_others else ""
@@ -48,7 +49,7 @@ class CompareHandlers:
         """Make every picture of the form, from a new seed unless the seed is kept."""
         seed = None if form["locked"] else random.randrange(MAX_DRAWN_SEED)
         form = form if seed is None else {**form, "seed": seed}
-        views = self._run(form, before=before, reuse=False, session=_session(request))
+        views = self._run(form, before=before, reuse=False, session=session_of(request))
         for k, view in enumerate(views):
             yield _updates(
                 view, new_seed=seed if k == 0 else None, remember=form if k == 0 else None
@@ -58,30 +59,9 @@ class CompareHandlers:
         self, before: Board, request: gr.Request, **form: Any
     ) -> Iterator[tuple[Any, ...]]:
         """Make the pictures that a moved slider changes; keep the others."""
-        views = self._run(form, before=before, reuse=True, session=_session(request))
+        views = self._run(form, before=before, reuse=True, session=session_of(request))
         for k, view in enumerate(views):
             yield _updates(view, remember=form if k == 0 else None)
-
-    def halt(self, request: gr.Request) -> tuple[Any, ...]:
-        """End this tab's run: at once if it waits, within one step if it runs.
-
-        A run that runs has the last word on its end, and may have said it before this answer is
-        there; the page itself says "Stopping" until then.
-        """
-        is_running = self._runs.stop(_session(request))
-        status = gr.skip() if is_running else render_status(Status("stopped", STOPPED))
-        return status, gr.Button(interactive=False)
-
-    def leave(self, request: gr.Request) -> None:
-        """End what a tab that is closed or reloaded was doing."""
-        self._runs.leave(_session(request))
-
-    def refuse(self, request: gr.Request) -> tuple[Any, ...]:
-        """Say that the request never reached the queue."""
-        self._runs.leave(_session(request))
-        text = "The server is busy: its queue is full."
-        status = Status("error", text, "Your settings are kept. Try again in a moment.")
-        return render_status(status), gr.Button(interactive=False)
 
     def read_settings(self, path: str) -> Mapping[str, Any]:
         """Fill the form from a PNG that carries its settings."""
@@ -252,7 +232,3 @@ def _updates(
         gr.skip() if remember is None else dict(remember),
         *overlay_updates(view.board),
     )
-
-
-def _session(request: gr.Request) -> str:
-    return request.session_hash or ""

@@ -23,9 +23,9 @@ from ui.lab.form import SHARED, LabForm, first_sweep
 from ui.lab.plot import render_scores
 from ui.lab.preparing import PreparedSweep, prepare
 from ui.lab.shown import Shown, look_at
-from ui.lab.sweeping import STOPPED, SweepView, follow_sweep
+from ui.lab.sweeping import SweepView, follow_sweep
 from ui.services import Services
-from ui.tickets import Tickets
+from ui.stopping import StoppableRuns, session_of
 from ui.told import told
 
 NOTHING_CHOSEN = "Choose a cell first: one that has a picture."
@@ -33,12 +33,12 @@ _NUM_SHOWN = 8
 SKIPPED = (gr.skip(),) * _NUM_SHOWN
 
 
-class LabHandlers:
+class LabHandlers(StoppableRuns):
     """The tab's actions; the sweep itself is on the disk, so a reload loses nothing."""
 
     def __init__(self, services: Services, form: LabForm):
         self._services, self._lab, self._form = services, services.lab, form
-        self._runs = Tickets()
+        super().__init__()
 
     def preview(self, model: str, *values: Any) -> tuple[Any, ...]:
         """Answer a change of the form: what is wrong, and what it costs."""
@@ -58,7 +58,7 @@ class LabHandlers:
 
     def begin(self, request: gr.Request) -> tuple[Any, ...]:
         """Answer a press of Start at once, and open the way."""
-        session = _session(request)
+        session = session_of(request)
         num_others = self._runs.num_others(session)
         self._runs.begin(session)
         detail = f"Sweeps before yours: {num_others}." if num_others else ""
@@ -69,7 +69,7 @@ class LabHandlers:
         self, request: gr.Request, prompt: Any, seed: Any, model: str, *values: Any
     ) -> Iterator[tuple[Any, ...]]:
         """Make the sweep of the form; the outputs are opened, status, stop, saved, and shown."""
-        session = _session(request)
+        session = session_of(request)
         ticket = self._runs.start(session)
         try:
             prepared = self.prepare(model, values)
@@ -86,23 +86,6 @@ class LabHandlers:
         finally:
             ticket.set()
             self._runs.finish(session, ticket)
-
-    def halt(self, request: gr.Request) -> tuple[Any, ...]:
-        """End this tab's sweep: at once if it waits, within one step if it runs."""
-        is_running = self._runs.stop(_session(request))
-        status = gr.skip() if is_running else render_status(Status("stopped", STOPPED))
-        return status, gr.Button(interactive=False)
-
-    def leave(self, request: gr.Request) -> None:
-        """End what a tab that is closed was doing; it can be gone on with."""
-        self._runs.leave(_session(request))
-
-    def refuse(self, request: gr.Request) -> tuple[Any, ...]:
-        """Say that the request never reached the queue."""
-        self._runs.leave(_session(request))
-        text = "The server is busy: its queue is full."
-        status = Status("error", text, "Your settings are kept. Try again in a moment.")
-        return render_status(status), gr.Button(interactive=False)
 
     def reopen(self, opened: Any) -> tuple[Any, ...]:
         """Show again what a browser showed before a reload; nothing if it is gone."""
@@ -287,7 +270,3 @@ def _title(entry: SweepEntry) -> str:
         f"{prompt}{more}: α {min(alphas):g} to {max(alphas):g}, s {min(scales):g} to "
         f"{max(scales):g}{done}"
     )
-
-
-def _session(request: gr.Request) -> str:
-    return request.session_hash or ""

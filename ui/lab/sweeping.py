@@ -12,11 +12,11 @@ from chats.sweeps.folder import SweepFolder
 from chats.sweeps.run import SweepEvent, run_sweep
 from ui.compare.cards import Status
 from ui.services import Services
+from ui.stopping import STOPPED
 
 logger = logging.getLogger(__name__)
 
 TELLS_EVERY_SECONDS = 0.25
-STOPPED = "Stopped."
 KEPT = "What is made is kept: Start goes on from there."
 
 
